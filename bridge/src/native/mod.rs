@@ -1,0 +1,1 @@
+//! The BUS/RT wire.

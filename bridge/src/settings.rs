@@ -1,0 +1,1 @@
+//! How a TOML file becomes a Config.
