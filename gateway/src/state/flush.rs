@@ -55,7 +55,7 @@ pub(super) struct Flusher {
 }
 
 /// How often streams in use are recorded as such, and idle ones forgotten.
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+const SWEEP_EVERY: Duration = Duration::from_hours(1);
 
 /// How often a file that could not be written is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);

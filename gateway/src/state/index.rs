@@ -48,6 +48,7 @@ impl Index {
     /// The mark of a stream: the one in use, the one of the file, or a new one.
     ///
     /// The file is read under the lock, so that two calls cannot make two marks of one stream. No data path waits for it.
+    #[expect(clippy::significant_drop_tightening, reason = "the whole of it is one step")]
     pub(super) fn open(
         &self,
         store: &Store,

@@ -69,7 +69,7 @@ impl Default for File {
             directory: PathBuf::from("/var/lib/daemoneye/gateway"),
             flush_interval: Duration::from_millis(100),
             max_streams_per_peer: 64,
-            forget_after: Duration::from_secs(30 * 24 * 3600),
+            forget_after: Duration::from_hours(30 * 24),
         }
     }
 }
@@ -84,7 +84,7 @@ impl TryFrom<File> for Config {
         if !(Duration::from_millis(10)..=Duration::from_secs(10)).contains(&file.flush_interval) {
             return Err("flush_interval must be 10 ms to 10 s".to_owned());
         }
-        if file.forget_after < Duration::from_secs(3600) {
+        if file.forget_after < Duration::from_hours(1) {
             return Err("forget_after must be at least 1 h".to_owned());
         }
         if !file.directory.is_absolute() {
@@ -199,4 +199,269 @@ pub enum StreamError {
         /// The cap.
         max: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, process::Command};
+
+    use super::*;
+    use crate::state::mark::{Dirty, Saved};
+
+    const PEER: &str = "site-a/procmond-1";
+
+    fn config(directory: &Path) -> Config {
+        Config { directory: directory.to_owned(), ..Config::default() }
+    }
+
+    /// Opens without the flusher's task: what is written is what a test flushes.
+    fn open(directory: &Path) -> State {
+        State::open(config(directory), Metrics::default()).unwrap().0
+    }
+
+    async fn stream(state: &State, peer: &str, stream: StreamId) -> Arc<Mark> {
+        state.stream(peer, stream, Class::Critical).await.unwrap()
+    }
+
+    /// Writes streams that were used last at the given second.
+    fn saved(directory: &Path, streams: &[(StreamId, u64)]) {
+        let store = Store::open(directory).unwrap();
+        for (stream, used) in streams {
+            let key = (Arc::from(PEER), *stream);
+            let mark = Mark::new(key, Class::Telemetry, Saved::default(), Arc::new(Dirty::default()));
+            let row = Saved { hwm: 9, ..Saved::default() };
+            store.write(&HashSet::new(), &[(mark, row)], *used).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mark_and_its_rejections_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = StreamId::random();
+        let state = open(folder.path());
+        let mark = stream(&state, PEER, id).await;
+        mark.reject(7, 2, "not allowed");
+        mark.advance(9);
+        mark.advance(3);
+        state.close().await.unwrap();
+        drop((mark, state));
+
+        let state = open(folder.path());
+        let mark = stream(&state, PEER, id).await;
+        assert_eq!(mark.hwm(), 9);
+        assert_eq!(mark.rejections(), [Rejection { seq: 7, code: 2, reason: "not allowed".into() }]);
+        assert_eq!(fs::metadata(state.path()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn a_flushed_mark_survives_a_kill() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = StreamId::random();
+        let (state, flusher) = State::open(config(folder.path()), Metrics::default()).unwrap();
+        let life = daemoneye_bridge::lifecycle::Lifecycle::new();
+        life.leash().spawn(flusher);
+        stream(&state, PEER, id).await.advance(41);
+        let copy = tempfile::tempdir().unwrap();
+        // The file as a kill would leave it: copied while it is open.
+        tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                fs::copy(state.path(), copy.path().join("gateway.redb")).unwrap();
+                let after = open(copy.path());
+                if stream(&after, PEER, id).await.hwm() == 41 {
+                    break;
+                }
+                task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        drop(state);
+        let cut = life.drain(Duration::from_secs(10), std::future::pending()).await;
+        assert_eq!(cut, 0, "the flusher ends with the last handle");
+    }
+
+    #[tokio::test]
+    async fn a_stream_belongs_to_its_peer() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = open(folder.path());
+        let id = StreamId::random();
+        stream(&state, "site-a/x", id).await.advance(1 << 63);
+        assert_eq!(stream(&state, "site-b/x", id).await.hwm(), 0);
+        assert_eq!(stream(&state, "site-a/x1", id).await.hwm(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stream_in_use_has_one_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = open(folder.path());
+        let id = StreamId::random();
+        let (one, two) = tokio::join!(stream(&state, PEER, id), stream(&state, PEER, id));
+        assert!(Arc::ptr_eq(&one, &two));
+    }
+
+    #[tokio::test]
+    async fn the_longest_idle_stream_makes_room_and_one_in_use_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, older, oldest] = [StreamId::random(), StreamId::random(), StreamId::random()];
+        saved(folder.path(), &[(older, 20), (oldest, 10), (old, 30)]);
+        let max_streams_per_peer = NonZeroUsize::new(3).unwrap();
+        let config = Config { max_streams_per_peer, ..config(folder.path()) };
+        let (state, _flusher) = State::open(config, Metrics::default()).unwrap();
+
+        let used = stream(&state, PEER, oldest).await;
+        let new = stream(&state, PEER, StreamId::random()).await;
+        assert_eq!(stream(&state, PEER, old).await.hwm(), 9);
+        assert_eq!(used.hwm(), 9);
+        // What has not been written yet counts as in use.
+        state.0.flusher.flush().unwrap();
+        let again = stream(&state, PEER, older).await;
+        assert_eq!(again.hwm(), 0, "it was forgotten");
+
+        let more = state.stream(PEER, StreamId::random(), Class::Critical).await;
+        assert!(matches!(more, Err(StreamError::TooMany { max: 3, .. })), "{more:?}");
+        assert!(state.stream("site-a/other", StreamId::random(), Class::Critical).await.is_ok());
+        drop(new);
+        state.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn idle_streams_are_forgotten_and_one_in_use_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let [idle, used, fresh] = [StreamId::random(), StreamId::random(), StreamId::random()];
+        saved(folder.path(), &[(idle, 10), (used, 10), (fresh, 30)]);
+        let state = open(folder.path());
+        let mark = stream(&state, PEER, used).await;
+        state.0.flusher.sweep(20);
+        state.0.flusher.flush().unwrap();
+        assert_eq!(stream(&state, PEER, idle).await.hwm(), 0);
+        assert_eq!(stream(&state, PEER, fresh).await.hwm(), 9);
+        assert_eq!(mark.hwm(), 9);
+        drop((mark, state));
+        let store = Store::open(folder.path()).unwrap();
+        assert!(store.idle(20, usize::MAX).unwrap().is_empty(), "a stream in use was recorded as used now");
+    }
+
+    #[tokio::test]
+    async fn rejections_are_bounded_in_number_and_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = open(folder.path());
+        let id = StreamId::random();
+        let mark = stream(&state, PEER, id).await;
+        for round in 0..3 {
+            for seq in 1..=200 {
+                mark.reject(round * 200 + seq, 1, &"ü".repeat(1000));
+            }
+            state.0.flusher.flush().unwrap();
+        }
+        state.close().await.unwrap();
+        drop((mark, state));
+        let kept = Store::open(folder.path()).unwrap().load(PEER, id).unwrap().rejections;
+        assert_eq!(kept.len(), Mark::MAX_REJECTIONS);
+        assert_eq!(kept.first().unwrap().seq, 600 - 255);
+        assert_eq!(kept.first().unwrap().reason.len(), Mark::MAX_REASON);
+    }
+
+    #[test]
+    fn a_file_in_use_is_said_to_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let _state = open(folder.path());
+        let second = State::open(config(folder.path()), Metrics::default()).err().unwrap();
+        assert!(matches!(second, StateError::Locked { .. }), "{second}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_said_to_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.redb");
+        drop(open(folder.path()));
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, vec![b'x'; 9000]).unwrap();
+        let error = State::open(config(folder.path()), Metrics::default()).err().unwrap();
+        assert!(matches!(error, StateError::Damaged { .. }), "{error:?}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+
+        for length in [1, 8, 100, 4096, whole.len() / 2] {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = State::open(config(folder.path()), Metrics::default()).err();
+            assert!(matches!(error, Some(StateError::Damaged { .. })), "{length}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = State::open(config(&file.join("state")), Metrics::default()).err().unwrap();
+        assert!(matches!(error, StateError::Directory { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_stops_nobody_and_is_caught_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"])
+            .arg(folder.path())
+            .stderr(std::process::Stdio::null())
+            .status();
+        if !mount.is_ok_and(|status| status.success()) {
+            println!("SKIPPED: a small tmpfs cannot be mounted (needs root)");
+            return;
+        }
+        let _unmount = Unmount(folder.path().to_owned());
+        let state = open(&folder.path().join("state"));
+        let id = StreamId::random();
+        let mark = stream(&state, PEER, id).await;
+        mark.advance(1);
+        state.0.flusher.flush().unwrap();
+
+        let ballast = folder.path().join("ballast");
+        fs::write(&ballast, vec![0; 20 << 20]).unwrap_err();
+        // Until the file has to grow and cannot.
+        let mut seq = 1;
+        let failed = loop {
+            seq += 1;
+            mark.advance(seq);
+            for peer in 0..20 {
+                let peer = format!("site-{seq}/{peer}");
+                if let Ok(other) = state.stream(&peer, StreamId::random(), Class::Critical).await {
+                    (1..50).for_each(|seq| other.reject(seq, 1, &"r".repeat(256)));
+                }
+            }
+            if let Err(error) = state.0.flusher.flush() {
+                break error;
+            }
+        };
+        assert!(matches!(*state.health().borrow(), Health::Failing { .. }), "{failed}");
+        assert!(matches!(failed, StoreError::Access { .. }), "{failed}");
+        mark.advance(1000);
+        assert!(state.0.flusher.flush().is_err());
+        assert_eq!(stream(&state, PEER, id).await.hwm(), 1000, "the gateway goes on");
+
+        fs::remove_file(&ballast).unwrap();
+        state.0.flusher.flush().unwrap();
+        assert_eq!(*state.health().borrow(), Health::Healthy);
+        let path = state.path().parent().unwrap().to_owned();
+        drop((mark, state));
+        assert_eq!(Store::open(&path).unwrap().load(PEER, id).unwrap().hwm, 1000);
+    }
+
+    /// Unmounts when a test ends, however it ends.
+    struct Unmount(PathBuf);
+
+    impl Drop for Unmount {
+        fn drop(&mut self) {
+            drop(Command::new("umount").arg("-l").arg(&self.0).status());
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_what_an_empty_section_gives() {
+        let config: Config = toml::from_str("").unwrap();
+        assert_eq!(config.flush_interval, Duration::from_millis(100));
+        let refused = toml::from_str::<Config>("flush_interval = '1ms'").unwrap_err();
+        assert!(refused.to_string().contains("flush_interval"), "{refused}");
+        assert!(toml::from_str::<Config>("max_streams_per_peer = 0").is_err());
+        assert!(toml::from_str::<Config>("directori = 'x'").is_err());
+    }
 }

@@ -140,6 +140,7 @@ impl Store {
         Ok(())
     }
 
+    #[expect(clippy::significant_drop_tightening, reason = "the file must stay open while it is used")]
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or(StoreError::Unopened)?;
