@@ -1,0 +1,161 @@
+//! Settings of the spool.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::{
+    event::Class,
+    topic::{Pattern, Topic},
+};
+
+/// When an appended event counts as safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sync {
+    /// When it is on the disk: survives a power cut. Appends that arrive together share one flush.
+    Always,
+    /// When the operating system has it: survives the death of the process.
+    #[default]
+    Os,
+}
+
+/// Which class the topics of a pattern belong to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassRule {
+    /// Which topics.
+    pub pattern: Pattern,
+    /// Their class.
+    pub class: Class,
+}
+
+/// Settings of the spool; every value is usable as it stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "File")]
+pub struct Config {
+    /// Where the spool lives; a folder of its own.
+    pub directory: PathBuf,
+    /// Most bytes of all segments together.
+    pub max_bytes: u64,
+    /// About how large a segment grows; what is acknowledged or evicted goes in such pieces.
+    pub segment_bytes: u64,
+    /// When an appended event counts as safe.
+    pub sync: Sync,
+    /// The first rule that matches a topic gives its class; none: telemetry.
+    pub classes: Vec<ClassRule>,
+    /// Most bytes of rejected events that are kept.
+    pub dead_letter_bytes: u64,
+}
+
+impl Config {
+    /// The defaults, in `directory`.
+    #[must_use]
+    pub fn at(directory: impl Into<PathBuf>) -> Self {
+        let file = File::default();
+        Self {
+            directory: directory.into(),
+            max_bytes: file.max_bytes,
+            segment_bytes: default_segment_bytes(file.max_bytes),
+            sync: file.sync,
+            classes: file.classes,
+            dead_letter_bytes: file.dead_letter_bytes,
+        }
+    }
+
+    /// The class of a topic.
+    pub(crate) fn class_of(&self, topic: &Topic) -> Class {
+        let rule = self.classes.iter().find(|rule| rule.pattern.matches(topic));
+        rule.map_or(Class::Telemetry, |rule| rule.class)
+    }
+}
+
+/// The section as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    /// A folder of its own, made with mode 0700 if it is not there; one that others can enter is refused.
+    directory: PathBuf,
+    /// At least 8 MiB. When it is met, the oldest telemetry goes, then the oldest critical events.
+    max_bytes: u64,
+    /// 2 MiB, so that the largest payload fits, to a quarter of `max_bytes`. Default: a sixteenth of it, at most 16 MiB.
+    segment_bytes: Option<u64>,
+    /// "os" or "always".
+    sync: Sync,
+    /// Replaces the whole list.
+    classes: Vec<ClassRule>,
+    /// 0 keeps none.
+    dead_letter_bytes: u64,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/lib/daemoneye/spool"),
+            max_bytes: 1 << 30,
+            segment_bytes: None,
+            sync: Sync::default(),
+            classes: default_classes(),
+            dead_letter_bytes: 16 << 20,
+        }
+    }
+}
+
+impl TryFrom<File> for Config {
+    type Error = ConfigError;
+
+    fn try_from(file: File) -> Result<Self, ConfigError> {
+        if file.max_bytes < MIN_MAX_BYTES {
+            return Err(ConfigError::MaxBytes(file.max_bytes));
+        }
+        let segment_bytes = file.segment_bytes.unwrap_or_else(|| default_segment_bytes(file.max_bytes));
+        if !(MIN_SEGMENT_BYTES..=file.max_bytes / 4).contains(&segment_bytes) {
+            return Err(ConfigError::SegmentBytes(segment_bytes));
+        }
+        Ok(Self {
+            directory: file.directory,
+            max_bytes: file.max_bytes,
+            segment_bytes,
+            sync: file.sync,
+            classes: file.classes,
+            dead_letter_bytes: file.dead_letter_bytes,
+        })
+    }
+}
+
+const MIN_MAX_BYTES: u64 = 8 << 20;
+const MIN_SEGMENT_BYTES: u64 = 2 << 20;
+
+fn default_segment_bytes(max_bytes: u64) -> u64 {
+    (max_bytes / 16).clamp(MIN_SEGMENT_BYTES, 16 << 20)
+}
+
+/// What a later scan cannot repair.
+fn default_classes() -> Vec<ClassRule> {
+    [
+        "events.process.lifecycle",
+        "events.process.start",
+        "events.process.stop",
+        "events.process.integrity",
+        "events.+.anomaly",
+        "control.collector.#",
+    ]
+    .into_iter()
+    .map(|pattern| ClassRule {
+        pattern: Pattern::parse(pattern).expect("a built-in pattern is well-formed"),
+        class: Class::Critical,
+    })
+    .collect()
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Too small to hold anything.
+    #[error("max_bytes = {0} is too small; use at least 8 MiB")]
+    MaxBytes(u64),
+    /// Out of bounds.
+    #[error("segment_bytes = {0} is out of bounds; use 2 MiB to a quarter of max_bytes, or leave it out")]
+    SegmentBytes(u64),
+}
