@@ -151,18 +151,18 @@ pub struct Port {
     id: u64,
     /// Shared by the ports of one publisher; a full queue makes [`Port::submit`] wait.
     queue: mpsc::Sender<Command>,
-    /// Told when the port is dropped. Unlike a send into `queue` this cannot find it full.
-    dropped: Option<oneshot::Sender<()>>,
+    /// Its receiver ends when the port is dropped. Unlike a send into `queue` this cannot find it full.
+    _dropped: oneshot::Sender<()>,
 }
 
 impl Port {
     /// Opens a port onto the publisher behind `queue`; used by implementations of [`Bus`].
     ///
-    /// The receiver ends when the port is dropped without [`Self::close`].
+    /// The receiver ends when the port is dropped, whether or not it was closed before.
     #[must_use]
     pub fn new(name: BusName, id: u64, queue: mpsc::Sender<Command>) -> (Self, oneshot::Receiver<()>) {
         let (dropped, gone) = oneshot::channel();
-        (Self { name, id, queue, dropped: Some(dropped) }, gone)
+        (Self { name, id, queue, _dropped: dropped }, gone)
     }
 
     /// The name that its frames carry as their sender.
@@ -185,17 +185,49 @@ impl Port {
         Ok(Ticket(taken))
     }
 
+    /// Hands over a batch if the publisher's queue has room, and gives it back otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsent`] holds the batch, or says that the bus has ended.
+    pub fn try_submit(&self, events: Events) -> Result<Ticket, Unsent> {
+        let (done, taken) = oneshot::channel();
+        self.queue.try_send(Command::Submit { port: self.id, events, done }).map_err(
+            |error| match error {
+                mpsc::error::TrySendError::Full(Command::Submit { events, .. }) => Unsent::Full(events),
+                mpsc::error::TrySendError::Full(_) | mpsc::error::TrySendError::Closed(_) => Unsent::Closed,
+            },
+        )?;
+        Ok(Ticket(taken))
+    }
+
+    /// Waits until the publisher's queue has room, or the bus has ended.
+    ///
+    /// Cancel safe. Another port may take the room first.
+    pub async fn ready(&self) {
+        drop(self.queue.reserve().await);
+    }
+
     /// Withdraws what has not been taken and unregisters the name.
     ///
-    /// When this returns, every ticket of the port has its answer and nothing more of it will be published.
-    pub async fn close(mut self) {
+    /// When this returns, every ticket of the port has its answer and nothing more of it will be published: what is
+    /// submitted afterwards, by whoever shares the port, is withdrawn.
+    pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.queue.send(Command::Close { port: self.id, done }).await.is_ok() {
             // An error means that the publisher has ended, and the port with it.
             closed.await.unwrap_or_default();
         }
-        self.dropped = None;
     }
+}
+
+/// Why a batch was not handed over.
+#[derive(Debug)]
+pub enum Unsent {
+    /// The bus has ended.
+    Closed,
+    /// The publisher's queue is full; here is the batch again.
+    Full(Events),
 }
 
 /// What became of a batch.

@@ -115,6 +115,12 @@ impl Routes {
         Ok(Self { ruled: rules.into_iter().map(resolve).collect::<Result<_, _>>()?, rest })
     }
 
+    /// Whether some route wraps events.
+    #[must_use]
+    pub fn wraps(&self) -> bool {
+        self.ruled.iter().any(|route| route.envelope != Envelope::None)
+    }
+
     /// The route of a topic.
     #[must_use]
     pub fn of(&self, topic: &Topic) -> &Route {
