@@ -1,0 +1,97 @@
+//! The JSON API and the metrics. Resources are snapshots; all that is polled carries an entity tag.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use axum::{
+    Router,
+    extract::{FromRef, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
+
+use crate::{
+    admin::{health, problem::Problem},
+    snapshot::{Health, Part, Snapshots},
+    telemetry::metrics::{self, Exporter},
+};
+
+/// What the handlers read.
+#[derive(Clone, Debug)]
+pub(super) struct Sources {
+    pub(super) snapshots: Snapshots,
+    pub(super) exporter: Exporter,
+}
+
+impl FromRef<Sources> for Snapshots {
+    fn from_ref(sources: &Sources) -> Self {
+        sources.snapshots.clone()
+    }
+}
+
+/// Everything below `/api/v1`, and `/metrics`.
+pub(super) fn routes() -> Router<Sources> {
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route("/api/v1/health", get(show_health))
+        .route("/api/v1/collectors", get(|s: State<Snapshots>, h: HeaderMap| show(s.0.collectors, h)))
+        .route("/api/v1/refusals", get(|s: State<Snapshots>, h: HeaderMap| show(s.0.refusals, h)))
+        .route("/api/v1/bus", get(|s: State<Snapshots>, h: HeaderMap| show(s.0.bus, h)))
+        .route("/api/v1/certificates", get(|s: State<Snapshots>, h: HeaderMap| show(s.0.material, h)))
+        .route("/api/v1/policy", get(|s: State<Snapshots>, h: HeaderMap| show(s.0.policy, h)))
+}
+
+async fn scrape(State(sources): State<Sources>) -> Response {
+    match sources.exporter.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(_) => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a metric could not be encoded").into_response()
+        }
+    }
+}
+
+async fn show_health(State(snapshots): State<Snapshots>, headers: HeaderMap) -> Response {
+    let health = health::health(&snapshots);
+    // The moment of the check is in every answer and makes none of them news.
+    json(&health, Some(stable(&health)), &headers)
+}
+
+/// One part, as it stands.
+async fn show<T: Serialize + Send + Sync>(part: Part<T>, headers: HeaderMap) -> Response {
+    let value = part.borrow().clone();
+    json(&*value, None, &headers)
+}
+
+/// What of a health must have changed for it to be news.
+fn stable(health: &Health) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    health.phase.hash(&mut hasher);
+    for part in &health.components {
+        (part.name, part.status, &part.message, part.since.map(|since| since.0)).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// The value as JSON with a weak entity tag, or 304 if the asker has it; the tag is of `stable` or of the text.
+fn json(value: &impl Serialize, stable: Option<u64>, headers: &HeaderMap) -> Response {
+    let Ok(body) = serde_json::to_vec(value) else {
+        return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written")
+            .into_response();
+    };
+    let hash = stable.unwrap_or_else(|| {
+        let mut hasher = DefaultHasher::new();
+        body.hash(&mut hasher);
+        hasher.finish()
+    });
+    let tag = format!("W/\"{hash:016x}\"");
+    let asked = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let known =
+        asked.flat_map(|list| list.split(',')).any(|each| matches!(each.trim(), "*") || each.trim() == tag);
+    let tag = HeaderValue::from_str(&tag).expect("a tag is ASCII");
+    if known {
+        return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response();
+    }
+    ([(header::ETAG, tag), (header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body)
+        .into_response()
+}

@@ -1,0 +1,106 @@
+//! What every request passes: the check of its `Host`, and the headers that keep a browser honest.
+//!
+//! A web page can point a name of its own at 127.0.0.1 and so talk to this listener from the operator's browser (DNS
+//! rebinding). Such a request carries the page's name as its host, and is refused.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::admin::problem::Problem;
+
+/// Names that a request may be sent to, besides loopback addresses and `localhost`.
+pub(super) type Hosts = Arc<BTreeSet<String>>;
+
+/// Refuses a request that was sent to another name than ours.
+pub(super) async fn check_host(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
+    if is_sent_to_us(&hosts, request.uri(), request.headers()) {
+        return next.run(request).await;
+    }
+    let detail = "this listener answers to localhost, loopback addresses and admin.allowed_hosts only";
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response()
+}
+
+/// Adds the headers that forbid a browser to embed, guess or keep what is served here.
+pub(super) async fn harden(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    response
+}
+
+/// Whether `host` could be the host of a URL: letters, digits, dots and hyphens.
+pub(super) fn is_host_name(host: &str) -> bool {
+    (1..=253).contains(&host.len())
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
+}
+
+fn is_sent_to_us(hosts: &BTreeSet<String>, uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut named = headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (named.next(), named.next()) else { return false };
+    let Some(host) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
+    // A request target with an authority of its own outranks the header; both must be ours.
+    is_ours(hosts, &host) && uri.authority().is_none_or(|authority| is_ours(hosts, authority))
+}
+
+fn is_ours(hosts: &BTreeSet<String>, authority: &Authority) -> bool {
+    if authority.as_str().contains('@') {
+        return false;
+    }
+    let host = authority.host().to_ascii_lowercase();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || hosts.contains(&host) || address.is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// The page loads its own script and style and talks to its own API; nothing else.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passes(target: &str, hosts: &[&str]) -> bool {
+        let mut headers = HeaderMap::new();
+        for host in hosts {
+            headers.append(header::HOST, HeaderValue::from_str(host).unwrap());
+        }
+        let allowed = BTreeSet::from(["gateway.example".to_owned()]);
+        is_sent_to_us(&allowed, &target.parse().unwrap(), &headers)
+    }
+
+    #[test]
+    fn loopback_localhost_and_configured_names_pass() {
+        for host in
+            ["localhost", "localhost:9090", "127.0.0.1:9090", "[::1]:9090", "LOCALHOST", "gateway.example:80"]
+        {
+            assert!(passes("/", &[host]), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_rebound_name_is_refused_however_it_is_told() {
+        for host in
+            ["evil.example", "evil.example:9090", "10.0.0.1", "127.0.0.1.evil.example", "a@localhost", ""]
+        {
+            assert!(!passes("/", &[host]), "{host}");
+        }
+        assert!(!passes("/", &[]));
+        assert!(!passes("/", &["localhost", "evil.example"]));
+        assert!(!passes("http://evil.example/", &["localhost"]));
+    }
+}

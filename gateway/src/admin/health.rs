@@ -1,0 +1,186 @@
+//! Turns snapshots into words: healthy or not, ready or not, why, and since when.
+//!
+//! Kept true: every word but `healthy` comes with a cause and, where it is known, since when. Nobody being connected is no
+//! trouble; a route that nobody hears is one, but not a reason to turn collectors away: their events wait in their spools.
+
+use std::time::{Duration, SystemTime};
+
+use daemoneye_bridge::lifecycle::Phase;
+
+use crate::{
+    snapshot::{BusView, Component, Health, Snapshots, Timestamp, Trouble, Word},
+    telemetry::metrics::VERSION,
+};
+
+/// How often the parts are renewed, as told to who polls.
+const RENEWED: Duration = Duration::from_secs(1);
+
+/// How old the list of sessions may become before its owner counts as stuck.
+const STALE: Duration = Duration::from_secs(10);
+
+/// A certificate is told of when less than a fifth of its life is left, but not sooner than this.
+const FORECAST: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// One condition of readiness.
+#[derive(Debug)]
+pub(super) struct Check {
+    /// Its name, as in `?exclude=`.
+    pub(super) name: &'static str,
+    /// Why it fails; `None` if it does not.
+    pub(super) failure: Option<String>,
+}
+
+/// What must hold for new collectors to be sent here.
+pub(super) fn readiness(snapshots: &Snapshots) -> Vec<Check> {
+    let phase = *snapshots.phase.borrow();
+    let lifecycle = (phase != Phase::Serving).then(|| format!("the gateway is {}", phase.as_str()));
+    let tls = snapshots.material.borrow().loaded.is_none().then(|| "no certificate is loaded".to_owned());
+    let policy = snapshots.policy.borrow().loaded.is_none().then(|| "no policy is loaded".to_owned());
+    let bus = snapshots.bus.borrow().down.as_ref().map(|down| down.cause.clone());
+    vec![
+        Check { name: "lifecycle", failure: lifecycle },
+        Check { name: "tls", failure: tls },
+        Check { name: "policy", failure: policy },
+        Check { name: "bus", failure: bus },
+    ]
+}
+
+/// The health of the gateway and of each of its components.
+pub(super) fn health(snapshots: &Snapshots) -> Health {
+    let now = Timestamp::now();
+    let phase = *snapshots.phase.borrow();
+    let components = vec![
+        lifecycle(phase).component("lifecycle", now),
+        tls(snapshots, now.0).component("tls", now),
+        policy(snapshots).component("policy", now),
+        sessions(snapshots, phase).component("session", now),
+        bus(&snapshots.bus.borrow()).component("bus", now),
+        state(snapshots).component("state", now),
+    ];
+    let status = components.iter().map(|component| component.status).max().unwrap_or_default();
+    Health { status, phase, version: VERSION, components }
+}
+
+/// What was found about a component.
+struct Finding {
+    status: Word,
+    message: String,
+    since: Option<Timestamp>,
+}
+
+impl Finding {
+    const fn healthy(message: String) -> Self {
+        Self { status: Word::Healthy, message, since: None }
+    }
+
+    const fn since(status: Word, message: String, since: Timestamp) -> Self {
+        Self { status, message, since: Some(since) }
+    }
+
+    fn trouble(status: Word, what: &str, trouble: &Trouble) -> Self {
+        Self::since(status, format!("{what}: {}", trouble.cause), trouble.since)
+    }
+
+    const fn unknown(message: String) -> Self {
+        Self { status: Word::Unknown, message, since: None }
+    }
+
+    fn component(self, name: &'static str, now: Timestamp) -> Component {
+        Component {
+            name,
+            status: self.status,
+            message: self.message,
+            since: self.since,
+            last_check: now,
+            check_interval_seconds: RENEWED.as_secs(),
+        }
+    }
+}
+
+fn lifecycle(phase: Phase) -> Finding {
+    let message = phase.as_str().to_owned();
+    match phase {
+        Phase::Serving => Finding::healthy(message),
+        Phase::Starting => Finding::unknown(message),
+        Phase::Draining | Phase::Stopped => Finding { status: Word::Degraded, message, since: None },
+    }
+}
+
+fn tls(snapshots: &Snapshots, now: SystemTime) -> Finding {
+    let material = snapshots.material.borrow();
+    if material.loaded.is_none() {
+        return Finding::unknown("no certificate is loaded yet".to_owned());
+    }
+    let ending = material.certificates.iter().map(|certificate| {
+        let (from, until) = (certificate.not_before.0, certificate.not_after.0);
+        let life = until.duration_since(from).unwrap_or_default();
+        (until, until.checked_sub((life / 5).min(FORECAST)).unwrap_or(until), certificate)
+    });
+    if let Some((until, worrying, certificate)) = ending.min_by_key(|(until, ..)| *until) {
+        let (role, subject, until) = (certificate.role, &certificate.subject, Timestamp(until));
+        if until.0 <= now {
+            let message = format!("the {role} certificate {subject} expired at {until}; replace its file");
+            return Finding::since(Word::Unhealthy, message, until);
+        }
+        if worrying <= now {
+            let message = format!("the {role} certificate {subject} expires at {until}; replace its file");
+            return Finding::since(Word::Degraded, message, Timestamp(worrying));
+        }
+    }
+    match &material.refused {
+        Some(trouble) => Finding::trouble(Word::Degraded, "the last reload was refused", trouble),
+        None => Finding::healthy(format!("{} certificates loaded", material.certificates.len())),
+    }
+}
+
+fn policy(snapshots: &Snapshots) -> Finding {
+    let policy = snapshots.policy.borrow();
+    match (&policy.refused, policy.loaded) {
+        (Some(trouble), _) => Finding::trouble(Word::Degraded, "the last reload was refused", trouble),
+        (None, None) => Finding::unknown("no policy is loaded yet".to_owned()),
+        (None, Some(_)) => Finding::healthy(format!("{} roles in force", policy.roles.len())),
+    }
+}
+
+fn sessions(snapshots: &Snapshots, phase: Phase) -> Finding {
+    let collectors = snapshots.collectors.borrow();
+    let Some(as_of) = collectors.as_of else {
+        return Finding::unknown("the list of sessions has not been made yet".to_owned());
+    };
+    if as_of.age() > STALE && phase == Phase::Serving {
+        let message = "the list of sessions is no longer renewed".to_owned();
+        return Finding::since(Word::Unresponsive, message, as_of);
+    }
+    let amiss: Vec<_> = collectors.live.iter().filter(|live| live.status != Word::Healthy).collect();
+    // A sick collector does not make the gateway sick beyond "degraded".
+    match amiss.iter().min_by_key(|live| live.last_heard) {
+        Some(silent) => {
+            let message =
+                format!("{} of {} sessions amiss, {}", amiss.len(), collectors.live.len(), silent.peer);
+            Finding::since(Word::Degraded, message, silent.last_heard)
+        }
+        None => Finding::healthy(format!("{} sessions", collectors.live.len())),
+    }
+}
+
+fn bus(bus: &BusView) -> Finding {
+    if let Some(down) = &bus.down {
+        return Finding::trouble(Word::Unhealthy, "no link to the broker", down);
+    }
+    let Some(longest) = bus.held.iter().map(|held| held.since).min() else {
+        return Finding::healthy(format!("{} broker", bus.broker));
+    };
+    let routes: Vec<_> = bus.held.iter().take(8).map(|held| format!("`{}`", held.route)).collect();
+    let more = bus.held.len().saturating_sub(routes.len());
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let message = format!("nobody listens to {}{more}; events wait in their spools", routes.join(", "));
+    Finding::since(Word::Degraded, message, longest)
+}
+
+fn state(snapshots: &Snapshots) -> Finding {
+    let state = snapshots.state.borrow();
+    match &state.trouble {
+        Some(trouble) => Finding::trouble(Word::Degraded, "high-water marks cannot be written", trouble),
+        None => Finding::healthy(format!("{} streams remembered", state.streams)),
+    }
+}

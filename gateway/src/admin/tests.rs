@@ -1,0 +1,266 @@
+//! The listener through its front door: plain sockets, port 0.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use daemoneye_bridge::lifecycle::{Lifecycle, Phase};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    time,
+};
+
+use crate::{
+    admin::{Admin, Config, health},
+    snapshot::{
+        BusView, Certificate, Collectors, HeldRoute, Material, PolicyView, Refusal, Refusals, Snapshots,
+        StateView, Timestamp, Trouble, Word,
+    },
+    telemetry::metrics::Metrics,
+};
+
+/// The sending ends of every part; all is well to begin with.
+struct Parts {
+    phase: watch::Sender<Phase>,
+    collectors: watch::Sender<Arc<Collectors>>,
+    refusals: watch::Sender<Arc<Refusals>>,
+    bus: watch::Sender<Arc<BusView>>,
+    material: watch::Sender<Arc<Material>>,
+    policy: watch::Sender<Arc<PolicyView>>,
+    state: watch::Sender<Arc<StateView>>,
+}
+
+impl Parts {
+    fn well() -> Self {
+        let loaded = Some(Timestamp::now());
+        Self {
+            phase: watch::Sender::new(Phase::Serving),
+            collectors: watch::Sender::new(Arc::new(Collectors { as_of: loaded, ..Collectors::default() })),
+            refusals: watch::Sender::default(),
+            bus: watch::Sender::new(Arc::new(BusView { broker: "embedded", ..BusView::default() })),
+            material: watch::Sender::new(Arc::new(Material { loaded, ..Material::default() })),
+            policy: watch::Sender::new(Arc::new(PolicyView { loaded, ..PolicyView::default() })),
+            state: watch::Sender::default(),
+        }
+    }
+
+    fn snapshots(&self) -> Snapshots {
+        Snapshots {
+            phase: self.phase.subscribe(),
+            collectors: self.collectors.subscribe(),
+            refusals: self.refusals.subscribe(),
+            bus: self.bus.subscribe(),
+            material: self.material.subscribe(),
+            policy: self.policy.subscribe(),
+            state: self.state.subscribe(),
+        }
+    }
+
+    fn word(&self, component: &str) -> (Word, bool) {
+        let health = health::health(&self.snapshots());
+        let found = health.components.iter().find(|each| each.name == component).unwrap();
+        assert!(found.status == Word::Healthy || !found.message.is_empty());
+        (found.status, found.since.is_some())
+    }
+}
+
+/// An admin listener at work.
+struct Running {
+    parts: Parts,
+    life: Lifecycle,
+    address: std::net::SocketAddr,
+}
+
+impl Running {
+    async fn new(adjust: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config { bind_address: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
+        adjust(&mut config);
+        let parts = Parts::well();
+        let life = Lifecycle::new();
+        let admin = Admin::bind(config).await.unwrap();
+        let address = admin.address();
+        let exporter = Metrics::default().exporter();
+        life.leash().spawn(admin.run(life.leash(), parts.snapshots(), exporter));
+        Self { parts, life, address }
+    }
+
+    async fn ask(&self, text: &str) -> String {
+        let mut tcp = TcpStream::connect(self.address).await.unwrap();
+        tcp.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = tcp.read_to_string(&mut answer);
+        time::timeout(Duration::from_secs(10), read).await.expect("an answer in time").unwrap();
+        answer
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+    }
+}
+
+#[tokio::test]
+async fn the_api_answers_and_says_so_when_nothing_changed() {
+    let admin = Running::new(|_| {}).await;
+    for path in ["/", "/ui.js", "/ui.css", "/livez", "/readyz", "/startupz", "/metrics", "/api/v1/policy"] {
+        let answer = admin.get(path).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        assert!(answer.contains("content-security-policy: default-src 'none'"), "{path}: {answer}");
+    }
+    let first = admin.get("/api/v1/health").await;
+    assert!(first.contains("\"status\":\"healthy\""), "{first}");
+    let tag = first.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    let again = format!(
+        "GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nIf-None-Match: \"x\", {tag}\r\n\r\n"
+    );
+    assert!(admin.ask(&again).await.starts_with("HTTP/1.1 304 "));
+    admin.parts.phase.send_replace(Phase::Draining);
+    assert!(admin.ask(&again).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn wrong_hosts_paths_and_methods_get_a_problem() {
+    let admin = Running::new(|_| {}).await;
+    let rebound =
+        admin.ask("GET /api/v1/health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
+    assert!(rebound.starts_with("HTTP/1.1 421 "), "{rebound}");
+    assert!(!rebound.contains("components"), "{rebound}");
+    let unknown = admin.get("/api/v1/nothing").await;
+    assert!(unknown.starts_with("HTTP/1.1 404 "), "{unknown}");
+    assert!(unknown.contains("application/problem+json") && unknown.contains("\"status\":404"), "{unknown}");
+    let post =
+        admin.ask("POST /livez HTTP/1.1\r\nHost: [::1]:1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    assert!(post.await.starts_with("HTTP/1.1 405 "));
+}
+
+#[tokio::test]
+async fn who_is_silent_is_sent_away_and_does_not_keep_others_out() {
+    let admin = Running::new(|config| {
+        config.max_connections = 1.try_into().unwrap();
+        config.request_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let mut silent = TcpStream::connect(admin.address).await.unwrap();
+    silent.write_all(b"GET /livez HT").await.unwrap();
+    let served = admin.get("/livez").await;
+    assert!(served.starts_with("HTTP/1.1 200 "), "{served}");
+}
+
+#[tokio::test]
+async fn the_probe_listener_serves_probes_to_any_host_and_nothing_else() {
+    let config = Config {
+        bind_address: "127.0.0.1:0".parse().unwrap(),
+        probe_address: Some("127.0.0.1:0".parse().unwrap()),
+        ..Config::default()
+    };
+    let admin = Admin::bind(config).await.unwrap();
+    let address = admin.probe_address().unwrap();
+    let (parts, life) = (Parts::well(), Lifecycle::new());
+    life.leash().spawn(admin.run(life.leash(), parts.snapshots(), Metrics::default().exporter()));
+    let probes = Running { parts, life, address };
+    let ready = "GET /readyz HTTP/1.1\r\nHost: 10.0.0.7:8081\r\nConnection: close\r\n\r\n";
+    assert!(probes.ask(ready).await.starts_with("HTTP/1.1 200 "));
+    for path in ["/metrics", "/api/v1/health", "/"] {
+        assert!(probes.get(path).await.starts_with("HTTP/1.1 404 "), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_ends_idle_connections_at_once() {
+    let admin = Running::new(|_| {}).await;
+    let mut idle = TcpStream::connect(admin.address).await.unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = [0; 512];
+    assert!(idle.read(&mut answer).await.unwrap() > 0);
+    let cut = admin.life.drain(Duration::from_secs(5), std::future::pending()).await;
+    assert_eq!(cut, 0);
+}
+
+#[tokio::test]
+async fn readiness_follows_phase_and_bus_but_not_listeners() {
+    let admin = Running::new(|_| {}).await;
+    let held = HeldRoute { route: "events.#".to_owned(), since: Timestamp::now() };
+    admin.parts.bus.send_replace(Arc::new(BusView { held: vec![held], ..BusView::default() }));
+    assert!(admin.get("/readyz").await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(admin.parts.word("bus"), (Word::Degraded, true));
+    let down = Trouble { cause: "no such file".to_owned(), since: Timestamp::now() };
+    admin.parts.bus.send_replace(Arc::new(BusView { down: Some(down), ..BusView::default() }));
+    let unready = admin.get("/readyz").await;
+    assert!(
+        unready.starts_with("HTTP/1.1 503 ") && unready.contains("[-]bus failed: no such file"),
+        "{unready}"
+    );
+    assert!(admin.get("/readyz?exclude=bus").await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(admin.parts.word("bus"), (Word::Unhealthy, true));
+    admin.parts.phase.send_replace(Phase::Draining);
+    assert!(admin.get("/readyz?exclude=bus").await.starts_with("HTTP/1.1 503 "));
+    assert!(admin.get("/livez").await.starts_with("HTTP/1.1 200 "));
+    admin.parts.phase.send_replace(Phase::Starting);
+    assert!(admin.get("/startupz").await.starts_with("HTTP/1.1 503 "));
+}
+
+#[tokio::test]
+async fn strangers_texts_are_json_strings_and_nothing_more() {
+    let admin = Running::new(|_| {}).await;
+    let nasty = "</script><img src=x onerror=alert(1)>\"\u{0}";
+    let refusal = Refusal {
+        first: Timestamp::now(),
+        last: Timestamp::now(),
+        count: 1,
+        address: "192.0.2.1".to_owned(),
+        stage: "tls",
+        reason: "unknown_issuer".to_owned(),
+        detail: nasty.to_owned(),
+        hint: String::new(),
+        possession_proven: false,
+        chain: Vec::new(),
+    };
+    admin.parts.refusals.send_replace(Arc::new(Refusals { total: 1, recent: vec![refusal] }));
+    let answer = admin.get("/api/v1/refusals").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: application/json") && head.contains("nosniff"), "{head}");
+    let value: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(value.pointer("/recent/0/detail").unwrap(), nasty);
+}
+
+#[test]
+fn a_certificate_is_told_of_before_it_expires_and_when_it_has() {
+    let parts = Parts::well();
+    let day = Duration::from_secs(24 * 3600);
+    let at = |before: u32, after: u32| {
+        let now = SystemTime::now();
+        let certificate = Certificate {
+            role: "server",
+            subject: "CN=gateway".to_owned(),
+            issuer: String::new(),
+            serial: String::new(),
+            names: Vec::new(),
+            not_before: Timestamp(now - day * before),
+            not_after: Timestamp(now + day * after),
+            spki_sha256: String::new(),
+        };
+        let loaded = Some(Timestamp::now());
+        parts.material.send_replace(Arc::new(Material {
+            loaded,
+            certificates: vec![certificate],
+            refused: None,
+        }));
+        parts.word("tls")
+    };
+    assert_eq!(at(10, 300), (Word::Healthy, false));
+    assert_eq!(at(300, 13), (Word::Degraded, true));
+    assert_eq!(at(1, 7), (Word::Healthy, false));
+    assert_eq!(at(9, 1), (Word::Degraded, true));
+    assert_eq!(at(9, 0), (Word::Unhealthy, true));
+}
+
+#[test]
+fn a_list_of_sessions_that_is_no_longer_renewed_is_unresponsive() {
+    let parts = Parts::well();
+    assert_eq!(parts.word("session"), (Word::Healthy, false));
+    let old = Timestamp(SystemTime::now() - Duration::from_secs(60));
+    parts.collectors.send_replace(Arc::new(Collectors { as_of: Some(old), ..Collectors::default() }));
+    assert_eq!(parts.word("session"), (Word::Unresponsive, true));
+}
