@@ -1,1 +1,35 @@
-//! What both ends trust.
+//! What both ends trust: their own certificate, the anchors of the other side, and how a chain is judged.
+//!
+//! ```text
+//!   files ─► Material (chain, key, anchors: one generation) ─► Store ─► watch
+//!                 │
+//!                 ├─► Admission ── a ServerConfig per handshake, with that connection's Recorder
+//!                 └─► ClientConfig
+//! ```
+//!
+//! Chains are built and their signatures checked by webpki; what it leaves out is judged in [`chain`](self), in one place
+//! for both ends. PEM is read in one file, the rustls settings are chosen in one file.
+//!
+//! Kept true: a [`Material`] that exists is whole and fits together; a [`VerifiedChain`] that exists was verified; resumption
+//! is off on both sides, because it skips the verifier.
+
+mod accept;
+mod certificate;
+mod chain;
+mod dial;
+mod material;
+mod names;
+mod pem;
+mod provider;
+mod refusal;
+mod watch;
+
+pub use accept::{Admission, Presented, Recorder, Terms, Verdict};
+pub use certificate::{Certificate, CertificateError};
+pub use chain::{Anchor, Judge, MAX_CHAIN, VerifiedChain};
+pub use dial::refusal_of;
+pub use material::{Files, LoadError, Material, Role};
+pub use names::{NameError, NamePattern, ServerNames};
+pub use provider::{Floor, FloorError};
+pub use refusal::RefusalReason;
+pub use watch::{Reload, Status, Store};

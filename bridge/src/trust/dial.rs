@@ -1,0 +1,101 @@
+//! The dialling side: the server's chain and name are checked, the own certificate is always presented.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+
+use crate::trust::{Floor, Material, RefusalReason, Role, ServerNames, provider};
+
+impl Material {
+    /// Settings to dial with: `protocols` for ALPN, `names` that the server may have.
+    #[must_use]
+    pub fn client_config(
+        self: &Arc<Self>,
+        protocols: &[&[u8]],
+        floor: Floor,
+        names: &ServerNames,
+    ) -> ClientConfig {
+        let verifier = ServerVerifier { material: Arc::clone(self), names: names.clone() };
+        let mut config = ClientConfig::builder_with_provider(provider::provider())
+            .with_protocol_versions(floor.versions())
+            .expect("the provider has suites for every version that may be the floor")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(self.resolver());
+        // A resumed session never meets the verifier.
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        config.require_ems = true;
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config
+    }
+}
+
+/// Judges the server that was dialled.
+#[derive(Debug)]
+struct ServerVerifier {
+    material: Arc<Material>,
+    names: ServerNames,
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.material
+            .verify(Role::Server, end_entity, intermediates, now)
+            .and_then(|chain| self.names.check(&chain, server_name))
+            .map(|()| ServerCertVerified::assertion())
+            .map_err(|reason| {
+                Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
+            })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = provider::provider().signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, cert, dss, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = provider::provider().signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider::provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Why the server was refused, if a failed handshake was this end's refusal.
+#[must_use]
+pub fn refusal_of(error: &std::io::Error) -> Option<RefusalReason> {
+    match error.get_ref()?.downcast_ref::<Error>()? {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => {
+            reason.downcast_ref::<RefusalReason>().copied()
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,432 @@
+//! Own chain, key and anchors: one generation, loaded whole.
+//!
+//! Kept true: a [`Material`] fits together. Its key is the leaf's, its leaf is valid and for its role, its key file cannot be
+//! read by others. Whatever is wrong is said with the file and the remedy, for the operator alone.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustls::{
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+
+use crate::trust::{
+    Anchor, Certificate, MAX_CHAIN, RefusalReason, VerifiedChain,
+    chain::Anchors,
+    pem::{self, PemError},
+    provider,
+};
+
+/// Where the material lies.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// PEM of the own certificate, its intermediates after it.
+    pub cert_file: PathBuf,
+    /// PEM of its private key; readable by its owner alone.
+    pub key_file: PathBuf,
+    /// PEM of the authorities that the other side's certificates lead to.
+    pub ca_file: PathBuf,
+}
+
+/// Which end of a connection a certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It dials.
+    Client,
+    /// It is dialled.
+    Server,
+}
+
+impl Role {
+    /// The extended key usage that a certificate of this role has.
+    #[must_use]
+    pub const fn purpose(self) -> &'static str {
+        match self {
+            Self::Client => "clientAuth",
+            Self::Server => "serverAuth",
+        }
+    }
+}
+
+/// One generation of own chain, key and anchors.
+#[derive(Debug)]
+pub struct Material {
+    /// Own chain and key, as rustls wants them.
+    resolver: Arc<SingleCertAndKey>,
+    /// What the files held, to tell a change from a touch.
+    source: Source,
+    /// What the own leaf says.
+    leaf: Certificate,
+    anchors: Anchors,
+}
+
+/// What the files held. Has no `Debug` of the key: pki-types elides it.
+#[derive(Debug, PartialEq, Eq)]
+struct Source {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    anchors: Vec<CertificateDer<'static>>,
+}
+
+impl PartialEq for Material {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Material {}
+
+impl Material {
+    /// Loads and checks a generation. Blocking: it reads files.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] names the file, what is wrong with it, and what to do.
+    pub fn load(files: &Files, role: Role) -> Result<Self, LoadError> {
+        let chain = chain(&files.cert_file)?;
+        let key = key(&files.key_file)?;
+        let leaf = leaf(&files.cert_file, &chain, role)?;
+        let certified = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider::provider())
+            .map_err(|error| key_error(files, error))?;
+        let (authorities, anchors) = anchors(&files.ca_file)?;
+        Ok(Self {
+            resolver: Arc::new(SingleCertAndKey::from(certified)),
+            source: Source { chain, key, anchors: authorities },
+            leaf,
+            anchors,
+        })
+    }
+
+    /// What the own certificate says.
+    #[must_use]
+    pub const fn leaf(&self) -> &Certificate {
+        &self.leaf
+    }
+
+    /// The authorities that the other side's certificates must lead to.
+    #[must_use]
+    pub fn anchors(&self) -> &[Arc<Anchor>] {
+        self.anchors.known()
+    }
+
+    /// Verifies what a peer of role `role` presented.
+    ///
+    /// # Errors
+    ///
+    /// The reason to refuse it.
+    pub fn verify(
+        &self,
+        role: Role,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<VerifiedChain, RefusalReason> {
+        self.anchors.verify(role, leaf, intermediates, now)
+    }
+
+    pub(super) fn resolver(&self) -> Arc<SingleCertAndKey> {
+        Arc::clone(&self.resolver)
+    }
+}
+
+fn contents(path: &Path) -> Result<pem::Contents, LoadError> {
+    pem::read(path).map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            PemError::Malformed(source) => LoadError::Malformed { path, source },
+            PemError::Read(source) => LoadError::Read { path, source },
+            PemError::TooLong => LoadError::TooLong { path },
+        }
+    })
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let chain = contents(path)?.certificates;
+    if chain.is_empty() {
+        return Err(LoadError::NoCertificate { path: path.to_owned() });
+    }
+    if chain.len() > MAX_CHAIN {
+        return Err(LoadError::LongChain { path: path.to_owned(), count: chain.len() });
+    }
+    Ok(chain)
+}
+
+fn leaf(path: &Path, chain: &[CertificateDer<'_>], role: Role) -> Result<Certificate, LoadError> {
+    let parsed = chain.first().and_then(|leaf| Certificate::parse(leaf).ok());
+    let leaf = parsed.ok_or_else(|| LoadError::Certificate { path: path.to_owned() })?;
+    let path = || path.to_owned();
+    let now = SystemTime::now();
+    if let Ok(age) = now.duration_since(leaf.not_after()) {
+        return Err(LoadError::Expired { path: path(), ago: whole_minutes(age) });
+    }
+    if let Ok(wait) = leaf.not_before().duration_since(now) {
+        return Err(LoadError::NotYetValid { path: path(), wait: whole_minutes(wait) });
+    }
+    let suited = match role {
+        Role::Client => leaf.is_for_clients(),
+        Role::Server => leaf.is_for_servers(),
+    };
+    if leaf.is_authority() {
+        return Err(LoadError::Authority { path: path() });
+    }
+    if suited { Ok(leaf) } else { Err(LoadError::Purpose { path: path(), purpose: role.purpose() }) }
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, LoadError> {
+    let contents = contents(path)?;
+    check_mode(path)?;
+    let mut keys = contents.keys.into_iter();
+    match (keys.next(), keys.next()) {
+        (Some(key), None) => Ok(key),
+        (Some(_), Some(_)) => Err(LoadError::ManyKeys { path: path.to_owned() }),
+        (None, _) if contents.encrypted => Err(LoadError::EncryptedKey { path: path.to_owned() }),
+        (None, _) => Err(LoadError::NoKey { path: path.to_owned() }),
+    }
+}
+
+fn key_error(files: &Files, error: rustls::Error) -> LoadError {
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            LoadError::Mismatch { key: files.key_file.clone(), chain: files.cert_file.clone() }
+        }
+        source => LoadError::Key { path: files.key_file.clone(), source },
+    }
+}
+
+fn anchors(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Anchors), LoadError> {
+    let mut authorities = contents(path)?.certificates;
+    if authorities.is_empty() {
+        return Err(LoadError::NoCertificate { path: path.to_owned() });
+    }
+    authorities.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+    authorities.dedup();
+    let mut anchors = Anchors::default();
+    for der in &authorities {
+        let anchor = anchors.add(der).ok_or_else(|| LoadError::Certificate { path: path.to_owned() })?;
+        if !anchor.certificate().is_authority() {
+            let subject = anchor.certificate().subject().chars().take(128).collect();
+            return Err(LoadError::NoAuthority { path: path.to_owned(), subject });
+        }
+    }
+    let now = SystemTime::now();
+    if anchors.known().iter().all(|anchor| anchor.certificate().not_after() < now) {
+        return Err(LoadError::AnchorsExpired { path: path.to_owned() });
+    }
+    Ok((authorities, anchors))
+}
+
+#[cfg(unix)]
+fn check_mode(path: &Path) -> Result<(), LoadError> {
+    use std::os::unix::fs::MetadataExt;
+
+    let seen = fs::metadata(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    // The owner of our own entry in /proc is the effective user; elsewhere the stricter answer is taken.
+    let me = fs::metadata("/proc/self").map_or(seen.uid(), |own| own.uid());
+    let mode = seen.mode() & 0o777;
+    if is_exposed(mode, seen.uid(), me) {
+        Err(LoadError::Exposed { path: path.to_owned(), mode })
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(not(unix))]
+fn check_mode(_path: &Path) -> Result<(), LoadError> {
+    Ok(())
+}
+
+/// Whether more people than needed can read a key file.
+///
+/// A file of root's that we may read through our group is how Kubernetes (`fsGroup`) and systemd (`LoadCredential`) hand
+/// a secret to a process that is not root; nobody but root could give it a stricter mode.
+#[cfg(unix)]
+const fn is_exposed(mode: u32, owner: u32, me: u32) -> bool {
+    let handed_over = owner == 0 && me != 0;
+    let allowed = if handed_over { 0o740 } else { 0o700 };
+    mode & 0o777 & !allowed != 0
+}
+
+fn whole_minutes(time: Duration) -> String {
+    let minutes = time.as_secs().div_ceil(60);
+    match (minutes / 1440, minutes / 60) {
+        (0, 0) => format!("{minutes} min"),
+        (0, hours) => format!("{hours} h"),
+        (days, _) => format!("{days} days"),
+    }
+}
+
+/// Why the material was not loaded: what file, what is wrong, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// No authority is valid any more.
+    #[error("every authority in {} has expired: renew them", path.display())]
+    AnchorsExpired {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The own certificate is an authority's.
+    #[error("certificate {} is an authority's: put the certificate that it issued first in the file", path.display())]
+    Authority {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A certificate cannot be read.
+    #[error("a certificate in {} cannot be read: issue it again as X.509 version 3", path.display())]
+    Certificate {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The key needs a pass phrase.
+    #[error("private key {} is encrypted: decrypt it with `openssl pkey` and protect it by its mode", path.display())]
+    EncryptedKey {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The own certificate is past its validity.
+    #[error("certificate {} expired {ago} ago: renew it", path.display())]
+    Expired {
+        /// Which file.
+        path: PathBuf,
+        /// How long ago.
+        ago: String,
+    },
+    /// The key can be read by others.
+    #[error("private key {} can be read by others (mode {mode:04o}): chmod 600 {}", path.display(), path.display())]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The key is of a kind that is not accepted.
+    #[error("private key {} cannot be used: it must be ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits or more", path.display())]
+    Key {
+        /// Which file.
+        path: PathBuf,
+        /// What the provider says of it.
+        source: rustls::Error,
+    },
+    /// The own chain is longer than peers accept.
+    #[error("{} holds {count} certificates, but peers look at {MAX_CHAIN} at most: leave the leaf and its intermediates", path.display())]
+    LongChain {
+        /// Which file.
+        path: PathBuf,
+        /// How many it holds.
+        count: usize,
+    },
+    /// PEM that cannot be read.
+    #[error("{} is not well-formed PEM: copy it again", path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// More than one key.
+    #[error("{} holds more than one private key: leave one", path.display())]
+    ManyKeys {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The key is not the certificate's.
+    #[error("private key {} does not belong to the first certificate in {}: put the leaf first, or install the pair that was issued together", key.display(), chain.display())]
+    Mismatch {
+        /// The key.
+        key: PathBuf,
+        /// The chain.
+        chain: PathBuf,
+    },
+    /// An anchor that is no authority.
+    #[error("{} holds the certificate of {subject:?}, which is no authority: put the certificate of its issuer there", path.display())]
+    NoAuthority {
+        /// Which file.
+        path: PathBuf,
+        /// Whose certificate it is.
+        subject: String,
+    },
+    /// No certificate.
+    #[error("{} holds no certificate: it must be PEM with BEGIN CERTIFICATE", path.display())]
+    NoCertificate {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// No key.
+    #[error("{} holds no private key: it must be PEM with BEGIN PRIVATE KEY", path.display())]
+    NoKey {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The own certificate is not valid yet.
+    #[error("certificate {} is not valid for another {wait}: check the clock", path.display())]
+    NotYetValid {
+        /// Which file.
+        path: PathBuf,
+        /// How long until it is.
+        wait: String,
+    },
+    /// The own certificate is not for this end of a connection.
+    #[error("certificate {} lacks extended key usage {purpose}: issue it again with it", path.display())]
+    Purpose {
+        /// Which file.
+        path: PathBuf,
+        /// The usage that it lacks.
+        purpose: &'static str,
+    },
+    /// The file cannot be read.
+    #[error("could not read {}: check that it exists and that this user may read it", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The file is too long to be what it should be.
+    #[error("{} is longer than {} bytes: is it the right file?", path.display(), pem::MAX_BYTES)]
+    TooLong {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+impl LoadError {
+    /// Whether the files may have been caught in the middle of a change, so that trying again is worth it.
+    #[must_use]
+    pub const fn may_be_torn(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed { .. }
+                | Self::Mismatch { .. }
+                | Self::NoCertificate { .. }
+                | Self::NoKey { .. }
+                | Self::Read { .. }
+        )
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_others_can_read_is_exposed() {
+        assert!(!is_exposed(0o600, 1000, 1000));
+        assert!(!is_exposed(0o400, 0, 0));
+        assert!(is_exposed(0o640, 1000, 1000));
+        assert!(is_exposed(0o644, 0, 1000));
+        assert!(is_exposed(0o440, 0, 0));
+    }
+
+    #[test]
+    fn a_secret_that_root_hands_over_through_a_group_is_not() {
+        assert!(!is_exposed(0o440, 0, 1000));
+        assert!(is_exposed(0o460, 0, 1000));
+        assert!(is_exposed(0o444, 0, 1000));
+    }
+}
