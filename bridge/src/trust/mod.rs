@@ -33,3 +33,6 @@ pub use names::{NameError, NamePattern, ServerNames};
 pub use provider::{Floor, FloorError};
 pub use refusal::RefusalReason;
 pub use watch::{Reload, Status, Store};
+
+#[cfg(all(test, unix))]
+mod tests;

@@ -1,0 +1,133 @@
+use std::{fs, os::unix::fs::symlink, time::Duration};
+
+use rcgen::{CertificateParams, date_time_ymd};
+use tokio::{sync::mpsc, time};
+
+use crate::trust::{
+    LoadError, Material, Reload, Role, Store,
+    tests::pki::{Authority, Folder, client, mode, server},
+};
+
+fn refused(params: &CertificateParams, role: Role) -> LoadError {
+    let root = Authority::root("root");
+    Material::load(&Folder::new(&root.issue(params), root.pem()).files, role).unwrap_err()
+}
+
+#[test]
+fn a_whole_generation_is_loaded() {
+    let root = Authority::root("root");
+    let folder = Folder::new(&root.issue(&server()), root.pem());
+    let material = Material::load(&folder.files, Role::Server).unwrap();
+    assert_eq!(material.leaf().dns_names(), ["gw.example.com"]);
+    assert_eq!(material.anchors().len(), 1);
+    assert!(!format!("{material:?}").contains("PRIVATE"));
+}
+
+#[test]
+fn a_certificate_that_is_not_for_its_role_or_its_time_is_refused() {
+    assert!(matches!(refused(&server(), Role::Client), LoadError::Purpose { purpose: "clientAuth", .. }));
+    let mut params = server();
+    params.extended_key_usages.clear();
+    assert!(matches!(refused(&params, Role::Server), LoadError::Purpose { .. }));
+    params = server();
+    params.not_after = date_time_ymd(2025, 1, 1);
+    let error = refused(&params, Role::Server);
+    assert!(error.to_string().contains("cert.pem expired"), "{error}");
+    assert!(error.to_string().ends_with("renew it"), "{error}");
+    params = server();
+    params.not_before = date_time_ymd(2120, 1, 1);
+    assert!(matches!(refused(&params, Role::Server), LoadError::NotYetValid { .. }));
+}
+
+#[test]
+fn a_key_that_others_may_read_is_refused_with_the_remedy() {
+    let root = Authority::root("root");
+    let folder = Folder::new(&root.issue(&server()), root.pem());
+    mode(&folder.files.key_file, 0o644);
+    let error = Material::load(&folder.files, Role::Server).unwrap_err().to_string();
+    assert!(error.contains("(mode 0644): chmod 600 ") && error.ends_with("key.pem"), "{error}");
+}
+
+#[test]
+fn a_key_of_another_certificate_is_refused() {
+    let root = Authority::root("root");
+    let folder = Folder::new(&root.issue(&server()), root.pem());
+    fs::write(&folder.files.key_file, root.issue(&server()).key).unwrap();
+    assert!(matches!(Material::load(&folder.files, Role::Server), Err(LoadError::Mismatch { .. })));
+}
+
+#[test]
+fn files_that_are_missing_empty_broken_or_swapped_are_each_named() {
+    let root = Authority::root("root");
+    let leaf = root.issue(&server());
+    let folder = Folder::new(&leaf, root.pem());
+    let load = || Material::load(&folder.files, Role::Server).unwrap_err();
+    fs::write(&folder.files.ca_file, "").unwrap();
+    assert!(matches!(load(), LoadError::NoCertificate { path } if path == folder.files.ca_file));
+    fs::write(&folder.files.ca_file, &leaf.pem).unwrap();
+    assert!(matches!(load(), LoadError::NoAuthority { .. }));
+    fs::remove_file(&folder.files.ca_file).unwrap();
+    assert!(matches!(load(), LoadError::Read { .. }));
+    fs::write(&folder.files.key_file, &leaf.pem).unwrap();
+    assert!(matches!(load(), LoadError::NoKey { .. }));
+    fs::write(&folder.files.key_file, format!("{}{}", leaf.key, leaf.key)).unwrap();
+    assert!(matches!(load(), LoadError::ManyKeys { .. }));
+    fs::write(&folder.files.cert_file, "-----BEGIN CERTIFICATE-----\nMII\n").unwrap();
+    assert!(matches!(load(), LoadError::Malformed { .. } | LoadError::NoCertificate { .. }));
+    fs::write(&folder.files.cert_file, leaf.pem.repeat(6)).unwrap();
+    assert!(matches!(load(), LoadError::LongChain { count: 6, .. }));
+    fs::write(&folder.files.cert_file, vec![b'\n'; 9 << 20]).unwrap();
+    assert!(matches!(load(), LoadError::TooLong { .. }));
+}
+
+#[tokio::test]
+async fn a_reload_changes_keeps_or_refuses_and_the_old_stays() {
+    let root = Authority::root("root");
+    let folder = Folder::new(&root.issue(&server()), root.pem());
+    let store = Store::open(folder.files.clone(), Role::Server).unwrap();
+    let first = store.current();
+    assert_eq!(store.reload().await.unwrap(), Reload::Unchanged);
+
+    folder.write(&root.issue(&client()), root.pem());
+    store.reload().await.unwrap_err();
+    assert_eq!(store.current(), first);
+    let status = store.status().borrow().clone();
+    assert!(status.refused.unwrap().0.contains("serverAuth"));
+    assert_eq!(status.generation, 1);
+
+    folder.write(&root.issue(&server()), root.pem());
+    assert_eq!(store.reload().await.unwrap(), Reload::Changed);
+    assert_ne!(store.current(), first);
+    assert_eq!(store.status().borrow().generation, 2);
+    assert!(store.status().borrow().refused.is_none());
+}
+
+#[tokio::test]
+async fn a_swapped_link_is_followed() {
+    let root = Authority::root("root");
+    let (old, new) = (root.issue(&server()), root.issue(&server()));
+    let (old, new) = (Folder::new(&old, root.pem()), Folder::new(&new, root.pem()));
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("..data");
+    symlink(old.dir.path(), &data).unwrap();
+    let mut files = old.files.clone();
+    for path in [&mut files.cert_file, &mut files.key_file, &mut files.ca_file] {
+        *path = data.join(path.file_name().unwrap());
+    }
+    let store = Store::open(files, Role::Server).unwrap();
+    // As the kubelet does it: a new link, renamed over the old one.
+    let next = home.path().join("..next");
+    symlink(new.dir.path(), &next).unwrap();
+    fs::rename(&next, &data).unwrap();
+
+    let (told, mut outcomes) = mpsc::channel(1);
+    let follow = store.clone().follow(Duration::from_millis(100), move |outcome| {
+        told.try_send(matches!(outcome, Ok(Reload::Changed))).unwrap();
+    });
+    let heard = time::timeout(Duration::from_secs(20), outcomes.recv());
+    tokio::select! {
+        () = follow => panic!("following never ends"),
+        changed = heard => assert_eq!(changed.unwrap(), Some(true)),
+    }
+    assert_eq!(*store.current(), Material::load(&new.files, Role::Server).unwrap());
+}
