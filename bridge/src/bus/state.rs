@@ -66,6 +66,8 @@ counters! {
     passed_over,
     /// Events published to nobody on a route that discards.
     discarded,
+    /// Messages sent by name to a consumer in this process that was too full to take them.
+    inbox_dropped,
     /// Batches confirmed.
     confirmed,
     /// Batches begun again because the link was lost before they were confirmed.

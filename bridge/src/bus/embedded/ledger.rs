@@ -1,0 +1,116 @@
+//! Batches between publishing and confirmation.
+//!
+//! A [`Ledger`] is what a publisher's barrier settles: its batches are confirmed if at least one member took them, and come
+//! back to the publisher if all of their members went away first. Kept true: each batch is in one place at a time (waiting
+//! at its port, in one ledger, or among the returns), and its ticket is told once.
+
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::{
+    bus::{Counters, Taken, embedded::barrier::Outcome},
+    event::Events,
+};
+
+/// A batch whose ticket waits.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// Whose it is.
+    pub(super) port: u64,
+    /// Position among all batches of the publisher.
+    pub(super) order: u64,
+    pub(super) events: Events,
+    pub(super) done: oneshot::Sender<Taken>,
+}
+
+impl Pending {
+    /// Tells the ticket; that nobody reads it any more is his own business.
+    pub(super) fn tell(self, taken: Taken) {
+        self.done.send(taken).unwrap_or_default();
+    }
+}
+
+/// Batches that one barrier stands behind.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    batches: Mutex<Vec<Pending>>,
+    /// Set when each has been told or returned.
+    done: AtomicBool,
+    returns: Arc<Returns>,
+    counters: Arc<Counters>,
+}
+
+impl Ledger {
+    pub(super) const fn new(batches: Vec<Pending>, returns: Arc<Returns>, counters: Arc<Counters>) -> Self {
+        Self { batches: Mutex::new(batches), done: AtomicBool::new(false), returns, counters }
+    }
+
+    /// Whether nothing is left in it.
+    pub(super) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// Tells the batches of `port` that they are withdrawn, unless they have been told or returned.
+    pub(super) fn withdraw(&self, port: u64) {
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        for batch in batches.extract_if(.., |batch| batch.port == port) {
+            batch.tell(Taken::Withdrawn);
+        }
+    }
+}
+
+impl Outcome for Ledger {
+    fn settle(&self, passed: bool) {
+        // Under the lock to the end, so that after `withdraw` no ticket of that port is still to be told.
+        let mut held = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let batches = mem::take(&mut *held);
+        if passed {
+            self.counters.confirmed.add(batches.len() as u64);
+            for batch in batches {
+                batch.tell(Taken::All);
+            }
+        } else {
+            self.returns.put(batches);
+        }
+        self.done.store(true, Ordering::Release);
+    }
+}
+
+/// Batches that nobody took, on their way back to the publisher.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    batches: Mutex<Vec<Pending>>,
+    /// Whether there are any, to look without the lock.
+    any: AtomicBool,
+    pub(super) wake: Notify,
+}
+
+impl Returns {
+    fn put(&self, mut returned: Vec<Pending>) {
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        batches.append(&mut returned);
+        self.any.store(true, Ordering::Release);
+        drop(batches);
+        self.wake.notify_one();
+    }
+
+    /// Takes them, oldest first.
+    pub(super) fn take(&self) -> Vec<Pending> {
+        if !self.any.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        self.any.store(false, Ordering::Release);
+        let mut taken = mem::take(&mut *batches);
+        drop(batches);
+        taken.sort_unstable_by_key(|batch| batch.order);
+        taken
+    }
+}

@@ -1,0 +1,162 @@
+//! A member: a client of the broker whose subscriptions we know, and which takes part in barriers.
+//!
+//! Every member has one owner that drains its queue at all times into an outbox with a rule (the writer of a door
+//! connection, the pump of a subscription): the broker blocks whoever publishes to a full queue. The rule of a door
+//! connection is to send the client away; the rule of a subscription is that publishers wait *before* they publish while
+//! [`Member::is_full`].
+
+use std::sync::{
+    Arc, Mutex, PoisonError, RwLock,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use busrt::EventChannel;
+use tokio::sync::Notify;
+
+use crate::bus::embedded::{barrier::Token, filter};
+
+/// A client of the broker whose subscriptions we know.
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    pub(crate) name: Arc<str>,
+    /// `None`: a client of the door.
+    inbox: Option<Inbox>,
+    /// The broker's queue, to see how full it is, and to close it: nobody must wait for one who is gone.
+    queue: EventChannel,
+    /// Tokens not yet taken by the owner; `None` once the member is gone.
+    posted: Mutex<Option<Vec<Token>>>,
+    /// Tells the owner about tokens, and about anything else that it shares with others.
+    pub(crate) wake: Notify,
+    /// Topics that its subscriptions match, but which it does not want.
+    excluded: RwLock<Vec<Box<str>>>,
+}
+
+/// What a message costs an in-process consumer beside its payload.
+pub(crate) const OVERHEAD: usize = 256;
+
+/// How much an in-process consumer has not taken yet.
+struct Inbox {
+    unread: AtomicUsize,
+    most: usize,
+}
+
+impl Member {
+    /// A client of the door.
+    pub(crate) fn of_door(id: u64, name: Arc<str>, queue: EventChannel) -> Self {
+        Self::new(id, name, queue, None)
+    }
+
+    /// An in-process consumer that is full when `most` bytes wait for it.
+    pub(crate) fn in_process(id: u64, name: Arc<str>, queue: EventChannel, most: usize) -> Self {
+        Self::new(id, name, queue, Some(Inbox { unread: AtomicUsize::new(0), most }))
+    }
+
+    fn new(id: u64, name: Arc<str>, queue: EventChannel, inbox: Option<Inbox>) -> Self {
+        Self {
+            id,
+            name,
+            inbox,
+            queue,
+            posted: Mutex::new(Some(Vec::new())),
+            wake: Notify::new(),
+            excluded: RwLock::default(),
+        }
+    }
+
+    /// Whether it is a consumer in this process.
+    pub(crate) const fn is_in_process(&self) -> bool {
+        self.inbox.is_some()
+    }
+
+    /// Posts a token behind everything already in the queue; one posted to a member that is gone is dropped.
+    pub(crate) fn post(&self, token: Token) {
+        let mut posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tokens) = posted.as_mut() {
+            tokens.push(token);
+            drop(posted);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Takes the tokens posted so far; the owner drains the queue *after* this, so that it finds all they stand behind.
+    pub(crate) fn collect(&self, into: &mut Vec<Token>) {
+        let mut posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tokens) = posted.as_mut() {
+            into.append(tokens);
+        }
+    }
+
+    /// Ends it: publishers no longer wait for it, its tokens are dropped.
+    pub(crate) fn close(&self) {
+        self.queue.close();
+        let tokens = self.posted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Dropped outside the lock, for a barrier may settle here.
+        drop(tokens);
+    }
+
+    /// Whether it has ended; it leaves the table next.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Whether its broker queue is nearly full, so that a publisher should let its owner run.
+    pub(crate) fn is_pressed(&self) -> bool {
+        let capacity = self.queue.capacity().unwrap_or(usize::MAX);
+        self.queue.len() > capacity / 2 && !self.queue.is_closed()
+    }
+
+    /// Whether publishers should keep back what it would have to hear.
+    pub(crate) fn is_full(&self) -> bool {
+        self.inbox.as_ref().is_some_and(|inbox| inbox.unread.load(Ordering::Acquire) >= inbox.most)
+    }
+
+    /// Whether what was sent by name, which no publisher keeps back, must be dropped.
+    pub(crate) fn is_overfull(&self) -> bool {
+        let over = |inbox: &Inbox| inbox.unread.load(Ordering::Acquire) >= inbox.most.saturating_mul(2);
+        self.inbox.as_ref().is_some_and(over)
+    }
+
+    /// Notes that `bytes` more will wait for its consumer. Said before publishing, so that no other publisher overlooks
+    /// them on their way.
+    pub(crate) fn expect(&self, bytes: usize) {
+        if let Some(inbox) = &self.inbox {
+            inbox.unread.fetch_add(bytes, Ordering::AcqRel);
+        }
+    }
+
+    /// Notes that its consumer took `bytes`; whether that made room in a full inbox.
+    pub(crate) fn unload(&self, bytes: usize) -> bool {
+        self.inbox.as_ref().is_some_and(|inbox| {
+            // Saturating, for while a subscription begins the broker may deliver what nobody expected.
+            let less = |unread: usize| Some(unread.saturating_sub(bytes));
+            let before = inbox.unread.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+            before.is_ok_and(|before| before >= inbox.most && before.saturating_sub(bytes) < inbox.most)
+        })
+    }
+
+    /// Whether it does not want `topic`.
+    pub(crate) fn excludes(&self, topic: &str) -> bool {
+        let excluded = self.excluded.read().unwrap_or_else(PoisonError::into_inner);
+        excluded.iter().any(|filter| filter::matches(filter, topic))
+    }
+
+    /// Adds an exclusion; how many it has.
+    pub(crate) fn exclude(&self, filter: &str) -> usize {
+        let mut excluded = self.excluded.write().unwrap_or_else(PoisonError::into_inner);
+        if !excluded.iter().any(|known| **known == *filter) {
+            excluded.push(filter.into());
+        }
+        excluded.len()
+    }
+
+    /// Takes an exclusion back.
+    pub(crate) fn unexclude(&self, filter: &str) {
+        self.excluded.write().unwrap_or_else(PoisonError::into_inner).retain(|known| **known != *filter);
+    }
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Member").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,305 @@
+//! The broker in this process.
+//!
+//! ```text
+//!   Port ─ Command ─► publisher ─► broker ─► queue ─► pump ─► shelf ─► Subscription
+//!                        │            │
+//!                        │            └────► queue ─► writer of a door connection ─► socket
+//!                        └─ tokens of a barrier, to each member, behind the frames ─┘
+//! ```
+//!
+//! The crate `busrt` routes; what it does not tell, we learn beside it: our table of subscriptions says who must have heard
+//! a batch, and barriers say when he has. Publishing costs the broker a lock that many publishers fight over, so a few
+//! tasks publish for all ports, each frame under its port's own name.
+//!
+//! Kept true: nobody waits for a queue that its owner does not drain; a ticket is told once; a batch whose whole audience
+//! went away before taking it is published again, or held, never confirmed.
+
+use std::{
+    fmt,
+    num::{NonZeroU16, NonZeroUsize},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use busrt::{QoS, broker::Client, client::AsyncClient};
+use futures_util::{FutureExt, future::BoxFuture};
+use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus::{
+        Bus, BusName, BusState, Command, Counters, Link, Port, PortError, Routes, Subscription,
+        embedded::{
+            holds::Holds,
+            member::Member,
+            publisher::{Opened, Publisher},
+            registrar::{Registrar, Registration},
+            table::Table,
+        },
+    },
+    topic::Pattern,
+};
+
+pub(crate) mod barrier;
+pub(crate) mod filter;
+mod holds;
+mod ledger;
+pub(crate) mod member;
+pub(crate) mod publisher;
+mod registrar;
+mod resolve;
+mod subscription;
+pub(crate) mod table;
+
+/// Commands that wait for a publisher before [`Port::submit`] does.
+const COMMANDS: usize = 1024;
+
+/// Frames that wait for a port: none is ever read.
+const PORT_QUEUE: usize = 1;
+
+/// Settings of the broker in this process; every value is usable as it stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "File")]
+pub struct Config {
+    /// Frames in the queue of a member.
+    pub buffer_size: NonZeroUsize,
+    /// Bytes that wait for a consumer in this process before publishers wait too.
+    pub inbox_bytes: NonZeroUsize,
+    /// Publisher tasks.
+    pub publishers: NonZeroUsize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        File::default().into()
+    }
+}
+
+/// `[in_process]` as it stands in a file.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    /// Frames that the broker queues for one subscriber before whoever publishes yields to it.
+    buffer_size: NonZeroUsize,
+    /// Bytes that may wait for a consumer in this process before publishers are held up.
+    inbox_bytes: NonZeroUsize,
+    /// Tasks that publish. The broker is one lock, so more than a few make it slower.
+    publishers: Option<NonZeroU16>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        let buffer_size = NonZeroUsize::MIN.saturating_add(999);
+        let inbox_bytes = NonZeroUsize::MIN.saturating_add((16 << 20) - 1);
+        Self { buffer_size, inbox_bytes, publishers: None }
+    }
+}
+
+impl From<File> for Config {
+    fn from(file: File) -> Self {
+        let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let few = NonZeroUsize::new((cores.get() / 4).min(4)).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            // Half of it is the mark at which publishers yield, so it cannot be tiny.
+            buffer_size: file.buffer_size.max(NonZeroUsize::MIN.saturating_add(127)),
+            inbox_bytes: file.inbox_bytes,
+            publishers: file.publishers.map_or(few, NonZeroUsize::from),
+        }
+    }
+}
+
+/// A bus whose broker is in this process.
+pub struct Embedded {
+    core: Arc<Core>,
+    publishers: Vec<Mouthpiece>,
+    /// Pumps of new subscriptions.
+    pumps: mpsc::Sender<BoxFuture<'static, ()>>,
+}
+
+/// How a publisher is reached.
+struct Mouthpiece {
+    opened: mpsc::Sender<Opened>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// What all parts of the bus share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) table: Table,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) config: Config,
+    routes: Routes,
+    holds: Holds,
+    registrar: mpsc::Sender<Registration>,
+    ids: AtomicU64,
+    census: Mutex<Census>,
+    /// Set when [`Embedded::close`] was called and the last port is gone.
+    pub(crate) ended: CancellationToken,
+}
+
+/// Who keeps the bus alive.
+#[derive(Debug, Default)]
+struct Census {
+    ports: usize,
+    closing: bool,
+}
+
+/// Makes the bus, and the futures that are its tasks. They end when the bus has.
+#[must_use]
+pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'static, ()>>) {
+    let (registrar, asked) = mpsc::channel(COMMANDS);
+    let (pumps, begun) = mpsc::channel(COMMANDS);
+    let ended = CancellationToken::new();
+    let core = Arc::new(Core {
+        table: Table::new(),
+        counters: Arc::default(),
+        config,
+        routes,
+        holds: Holds::new(watch::Sender::new(BusState { link: Link::Up, held: Vec::new() })),
+        registrar,
+        ids: AtomicU64::new(1),
+        census: Mutex::default(),
+        ended: ended.clone(),
+    });
+    let mut tasks =
+        vec![Registrar::new(asked, ended).run().boxed(), subscription::run(Arc::clone(&core), begun).boxed()];
+    let mut publishers = Vec::new();
+    for _ in 0..core.config.publishers.get() {
+        let (opened, opening) = mpsc::channel(COMMANDS);
+        let (commands, commanded) = mpsc::channel(COMMANDS);
+        tasks.push(Publisher::new(Arc::clone(&core), opening, commanded).run().boxed());
+        publishers.push(Mouthpiece { opened, commands });
+    }
+    (Arc::new(Embedded { core, publishers, pumps }), tasks)
+}
+
+impl Embedded {
+    /// Opens no more ports; when the last one is gone, the bus ends: subscriptions, the door and all tasks with it.
+    pub fn close(&self) {
+        self.core.close();
+    }
+
+    pub(crate) const fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    async fn open_port(&self, name: &BusName) -> Result<Port, PortError> {
+        let (mut client, id) = self.core.register(name.as_str(), PORT_QUEUE).await?;
+        // What is sent to a port by name is refused while nothing reads it.
+        drop(client.take_event_channel());
+        let index = usize::try_from(id).unwrap_or_default() % self.publishers.len();
+        let mouthpiece = self.publishers.get(index).ok_or(PortError::Closed)?;
+        let slot = mouthpiece.opened.reserve().await.map_err(|_| PortError::Closed)?;
+        self.core.enter()?;
+        let (port, gone) = Port::new(name.clone(), id, mouthpiece.commands.clone());
+        slot.send(Opened { id, client, gone });
+        Ok(port)
+    }
+
+    async fn open_subscription(
+        &self,
+        name: &BusName,
+        patterns: &[Pattern],
+    ) -> Result<Subscription, PortError> {
+        let (mut client, id) = self.core.register(name.as_str(), self.core.config.buffer_size.get()).await?;
+        let queue = client.take_event_channel().ok_or(PortError::Closed)?;
+        let filters: Vec<String> = patterns.iter().flat_map(Pattern::bus_forms).collect();
+        let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+        let slot = self.pumps.reserve().await.map_err(|_| PortError::Closed)?;
+        // From here on nothing waits, so that a dropped call leaves nothing half done and no queue without its pump.
+        client.subscribe_bulk(&filters, QoS::No).await.map_err(|_| PortError::Closed)?;
+        let most = self.core.config.inbox_bytes.get();
+        let member = Arc::new(Member::in_process(id, name.as_str().into(), queue.clone(), most));
+        let (consumer, pump) = subscription::open(Arc::clone(&self.core), Arc::clone(&member), client, queue);
+        slot.send(pump);
+        self.core.table.join(member);
+        self.core.table.subscribe(id, filters);
+        Ok(Subscription::new(Box::new(consumer)))
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.core.close();
+    }
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("publishers", &self.publishers.len()).finish_non_exhaustive()
+    }
+}
+
+impl Bus for Embedded {
+    fn port<'a>(&'a self, name: &'a BusName) -> BoxFuture<'a, Result<Port, PortError>> {
+        self.open_port(name).boxed()
+    }
+
+    fn subscribe<'a>(
+        &'a self,
+        name: &'a BusName,
+        patterns: &'a [Pattern],
+    ) -> BoxFuture<'a, Result<Subscription, PortError>> {
+        self.open_subscription(name, patterns).boxed()
+    }
+
+    fn state(&self) -> watch::Receiver<BusState> {
+        self.core.holds.state()
+    }
+
+    fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.core.counters)
+    }
+}
+
+impl Core {
+    /// Registers a client with the broker. Dropping it frees the name.
+    pub(crate) async fn register(&self, name: &str, queue: usize) -> Result<(Client, u64), PortError> {
+        if self.ended.is_cancelled() {
+            return Err(PortError::Closed);
+        }
+        let (done, registered) = oneshot::channel();
+        let ask = Registration::Register { name: name.to_owned(), queue, done };
+        self.registrar.send(ask).await.map_err(|_| PortError::Closed)?;
+        let client = registered.await.unwrap_or(Err(PortError::Closed))?;
+        Ok((client, self.ids.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Frees the name of a client, then tells `done`.
+    pub(crate) async fn unregister(&self, client: Client, done: Option<oneshot::Sender<()>>) {
+        // When the registrar has ended, the client that comes back is dropped, which frees the name too.
+        drop(self.registrar.send(Registration::Unregister { client, done }).await);
+    }
+
+    fn enter(&self) -> Result<(), PortError> {
+        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
+        if census.closing {
+            return Err(PortError::Closed);
+        }
+        census.ports += 1;
+        Ok(())
+    }
+
+    fn leave(&self) {
+        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
+        census.ports = census.ports.saturating_sub(1);
+        if census.closing && census.ports == 0 {
+            self.ended.cancel();
+        }
+    }
+
+    fn close(&self) {
+        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
+        census.closing = true;
+        if census.ports == 0 {
+            self.ended.cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

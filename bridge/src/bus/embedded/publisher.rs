@@ -1,0 +1,397 @@
+//! The task that publishes for many ports.
+//!
+//! It takes all commands that wait, publishes their batches in order, and posts one barrier to each member for all of them.
+//! A batch that cannot be taken now (nobody hears its route, or a consumer in this process is full) waits at its port, and
+//! everything later of that port behind it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+    sync::Arc,
+};
+
+use busrt::{QoS, borrow::Cow, broker::Client, client::AsyncClient};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task,
+};
+
+use crate::{
+    bus::{
+        Command, Confirm, Taken, Unheard,
+        embedded::{
+            Core,
+            barrier::Barrier,
+            ledger::{Ledger, Pending, Returns},
+            member::{Member, OVERHEAD},
+            resolve::{Resolved, Resolver},
+        },
+    },
+    event::Events,
+};
+
+/// Most commands of one wake-up.
+const WAKE: usize = 256;
+
+/// Events published before their barrier is posted.
+const BARRIER: usize = 1024;
+
+/// Events published before looking whether a member's queue is filling up.
+const PACE: usize = 32;
+
+/// A port that begins.
+pub(super) struct Opened {
+    pub(super) id: u64,
+    pub(super) client: Client,
+    /// Ends when the port is dropped.
+    pub(super) gone: oneshot::Receiver<()>,
+}
+
+/// The task that publishes for many ports.
+pub(super) struct Publisher {
+    core: Arc<Core>,
+    opened: mpsc::Receiver<Opened>,
+    commands: mpsc::Receiver<Command>,
+    ports: HashMap<u64, Speaker>,
+    gone: FuturesUnordered<BoxFuture<'static, u64>>,
+    resolver: Resolver,
+    /// Batches whose whole audience went away.
+    returns: Arc<Returns>,
+    /// Number of the next batch.
+    order: u64,
+    /// Ports with batches that wait, in the order in which they try again.
+    blocked: VecDeque<u64>,
+    stirred: watch::Receiver<()>,
+}
+
+/// A port, from the publisher's side.
+struct Speaker {
+    client: Client,
+    /// Batches that cannot be taken now, oldest first.
+    waiting: VecDeque<Pending>,
+    /// Barriers with batches of this port, oldest first.
+    unsettled: VecDeque<Arc<Barrier<Ledger>>>,
+    /// The route that its oldest batch waits for.
+    held: Option<usize>,
+}
+
+/// Why a batch cannot be taken now.
+enum Wait {
+    /// Nobody hears this route.
+    Unheard(usize),
+    /// A consumer in this process has too much to read, or all that would hear it are just going away.
+    Full,
+}
+
+/// Batches of one wake-up that have the same audience.
+struct Group {
+    members: Vec<Arc<Member>>,
+    batches: Vec<Pending>,
+}
+
+impl Publisher {
+    pub(super) fn new(
+        core: Arc<Core>,
+        opened: mpsc::Receiver<Opened>,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self {
+            opened,
+            commands,
+            ports: HashMap::new(),
+            gone: FuturesUnordered::new(),
+            resolver: Resolver::new(Arc::clone(&core)),
+            returns: Arc::default(),
+            order: 0,
+            blocked: VecDeque::new(),
+            stirred: core.table.stirred(),
+            core,
+        }
+    }
+
+    /// Publishes until the bus has ended.
+    pub(super) async fn run(mut self) {
+        let ended = self.core.ended.clone();
+        let returns = Arc::clone(&self.returns);
+        let mut commands = Vec::with_capacity(WAKE);
+        loop {
+            tokio::select! {
+                // Ports first, for a command may be theirs; then what is older than any command.
+                biased;
+                Some(opened) = self.opened.recv() => self.open(opened),
+                () = returns.wake.notified() => self.take_back().await,
+                Some(port) = self.gone.next(), if !self.gone.is_empty() => self.close(port, None).await,
+                Ok(()) = self.stirred.changed(), if !self.blocked.is_empty() => self.resume().await,
+                count = self.commands.recv_many(&mut commands, WAKE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.work(&mut commands).await;
+                }
+                () = ended.cancelled() => return,
+            }
+        }
+    }
+
+    fn open(&mut self, Opened { id, client, gone }: Opened) {
+        let speaker = Speaker { client, waiting: VecDeque::new(), unsettled: VecDeque::new(), held: None };
+        self.ports.insert(id, speaker);
+        self.gone.push(gone.map(move |_| id).boxed());
+    }
+
+    async fn work(&mut self, commands: &mut Vec<Command>) {
+        let mut groups = Vec::new();
+        let mut behind = 0;
+        for command in commands.drain(..) {
+            match command {
+                Command::Submit { port, events, done } => {
+                    let order = self.order;
+                    self.order += 1;
+                    behind += events.len();
+                    self.submit(Pending { port, order, events, done }, &mut groups).await;
+                    if behind >= BARRIER {
+                        behind = 0;
+                        self.post(mem::take(&mut groups));
+                    }
+                }
+                Command::Close { port, done } => {
+                    self.post(mem::take(&mut groups));
+                    self.close(port, Some(done)).await;
+                }
+            }
+        }
+        self.post(groups);
+    }
+
+    async fn submit(&mut self, batch: Pending, groups: &mut Vec<Group>) {
+        if !self.ports.contains_key(&batch.port) {
+            while let Ok(opened) = self.opened.try_recv() {
+                self.open(opened);
+            }
+        }
+        let Some(speaker) = self.ports.get_mut(&batch.port) else {
+            return batch.tell(Taken::Withdrawn);
+        };
+        if !speaker.waiting.is_empty() {
+            return speaker.waiting.push_back(batch);
+        }
+        let port = batch.port;
+        if let Some((batch, wait)) = self.publish(batch, groups).await {
+            self.keep_back(batch, &wait);
+            self.blocked.push_back(port);
+        }
+    }
+
+    /// Publishes a batch, or returns it with the reason why it has to wait.
+    async fn publish(&mut self, batch: Pending, groups: &mut Vec<Group>) -> Option<(Pending, Wait)> {
+        let topics: Vec<_> = batch.events.topics.iter().map(|topic| self.resolver.resolve(topic)).collect();
+        if let Some(held) = topics.iter().find(|topic| topic.is_held()) {
+            return Some((batch, Wait::Unheard(held.route)));
+        }
+        if topics.iter().any(|topic| topic.must_wait()) {
+            return Some((batch, Wait::Full));
+        }
+        let speaker = self.ports.get_mut(&batch.port)?;
+        put(&self.core, &mut speaker.client, &batch.events, &topics).await;
+        confirm(&self.core, batch, &topics, groups);
+        None
+    }
+
+    /// Puts a batch back where it came from: in front of its port.
+    fn keep_back(&mut self, batch: Pending, wait: &Wait) {
+        let Some(speaker) = self.ports.get_mut(&batch.port) else {
+            return batch.tell(Taken::Withdrawn);
+        };
+        speaker.waiting.push_front(batch);
+        let held = if let Wait::Unheard(route) = wait { Some(*route) } else { None };
+        if speaker.held != held {
+            let before = mem::replace(&mut speaker.held, held);
+            self.show_hold(before, held);
+        }
+    }
+
+    fn show_hold(&self, before: Option<usize>, after: Option<usize>) {
+        if let Some(pattern) = after.and_then(|route| self.resolver.pattern(route)) {
+            self.core.holds.hold(pattern);
+        }
+        if let Some(pattern) = before.and_then(|route| self.resolver.pattern(route)) {
+            self.core.holds.release(pattern);
+        }
+    }
+
+    /// Takes batches back that were published to members which are gone, each to its place at its port.
+    async fn take_back(&mut self) {
+        let returned = self.returns.take();
+        self.core.counters.resubmitted.add(returned.len() as u64);
+        for batch in returned {
+            let port = batch.port;
+            let Some(speaker) = self.ports.get_mut(&port) else {
+                batch.tell(Taken::Withdrawn);
+                continue;
+            };
+            let place = speaker.waiting.partition_point(|other| other.order < batch.order);
+            speaker.waiting.insert(place, batch);
+            if !self.blocked.contains(&port) {
+                self.blocked.push_back(port);
+            }
+        }
+        self.resume().await;
+    }
+
+    /// Lets every blocked port try again. Those that got nothing through come first the next time.
+    async fn resume(&mut self) {
+        let mut groups = Vec::new();
+        let mut moved = VecDeque::new();
+        for port in mem::take(&mut self.blocked) {
+            let mut progress = false;
+            while let Some(batch) = self.ports.get_mut(&port).and_then(|s| s.waiting.pop_front()) {
+                if let Some((batch, wait)) = self.publish(batch, &mut groups).await {
+                    self.keep_back(batch, &wait);
+                    break;
+                }
+                progress = true;
+            }
+            match self.ports.get_mut(&port) {
+                Some(speaker) if speaker.waiting.is_empty() => {
+                    let before = speaker.held.take();
+                    self.show_hold(before, None);
+                }
+                Some(_) if progress => moved.push_back(port),
+                Some(_) => self.blocked.push_back(port),
+                None => {}
+            }
+        }
+        self.blocked.append(&mut moved);
+        self.post(groups);
+    }
+
+    /// Posts one barrier for each group.
+    fn post(&mut self, groups: Vec<Group>) {
+        for Group { members, batches } in groups {
+            let mut ports: Vec<u64> = batches.iter().map(|batch| batch.port).collect();
+            ports.sort_unstable();
+            ports.dedup();
+            let ledger = Ledger::new(batches, Arc::clone(&self.returns), Arc::clone(&self.core.counters));
+            let (barrier, own) = Barrier::raise(ledger);
+            for port in ports {
+                if let Some(speaker) = self.ports.get_mut(&port) {
+                    while speaker.unsettled.front().is_some_and(|oldest| oldest.outcome().is_done()) {
+                        speaker.unsettled.pop_front();
+                    }
+                    speaker.unsettled.push_back(Arc::clone(&barrier));
+                }
+            }
+            for member in members {
+                member.post(own.clone());
+            }
+        }
+    }
+
+    /// Ends a port: tells its tickets, frees its name.
+    async fn close(&mut self, port: u64, done: Option<oneshot::Sender<()>>) {
+        while let Ok(opened) = self.opened.try_recv() {
+            self.open(opened);
+        }
+        let Some(speaker) = self.ports.remove(&port) else { return };
+        self.blocked.retain(|blocked| *blocked != port);
+        self.show_hold(speaker.held, None);
+        for batch in speaker.waiting {
+            batch.tell(Taken::Withdrawn);
+        }
+        for barrier in speaker.unsettled {
+            barrier.outcome().withdraw(port);
+        }
+        // Returns of this port find it gone; those of others take their places.
+        self.take_back().await;
+        self.core.unregister(speaker.client, done).await;
+        self.core.leave();
+    }
+}
+
+/// Publishes the events of a batch. Each event whose topic nobody hears is counted.
+async fn put(core: &Core, client: &mut Client, events: &Events, topics: &[Arc<Resolved>]) {
+    expect(events, topics);
+    let (mut published, mut passed_over, mut discarded) = (0, 0, 0);
+    for (nth, event) in events.events.iter().enumerate() {
+        let index = usize::try_from(event.topic).unwrap_or(usize::MAX);
+        let (Some(topic), Some(resolved)) = (events.topics.get(index), topics.get(index)) else { continue };
+        if resolved.audience.is_empty() {
+            match resolved.unheard {
+                Unheard::Discard if !resolved.heard => discarded += 1,
+                _ => passed_over += 1,
+            }
+            continue;
+        }
+        if nth % PACE == 0 {
+            let_owners_run(&resolved.audience).await;
+        }
+        let payload = Cow::Borrowed(&event.payload);
+        match client.publish(topic.slashed(), payload, QoS::No).await {
+            Ok(_) => published += 1,
+            Err(error) => tracing::warn!(%error, "broker did not take an event"),
+        }
+    }
+    core.counters.published.add(published);
+    core.counters.passed_over.add(passed_over);
+    core.counters.discarded.add(discarded);
+}
+
+/// Announces a batch to those in this process who will hear it.
+fn expect(events: &Events, topics: &[Arc<Resolved>]) {
+    if !topics.iter().any(|topic| topic.audience.iter().any(|member| member.is_in_process())) {
+        return;
+    }
+    let mut bytes = vec![0; topics.len()];
+    for event in &events.events {
+        if let Some(sum) = usize::try_from(event.topic).ok().and_then(|index| bytes.get_mut(index)) {
+            *sum += event.payload.len() + OVERHEAD;
+        }
+    }
+    for (topic, bytes) in topics.iter().zip(bytes) {
+        topic.audience.iter().for_each(|member| member.expect(bytes));
+    }
+}
+
+/// Yields while the queue of a member is filling up: the broker would block, and warn about each frame.
+pub(crate) async fn let_owners_run(audience: &[Arc<Member>]) {
+    for member in audience {
+        while member.is_pressed() {
+            task::yield_now().await;
+        }
+    }
+}
+
+/// Confirms a published batch at once, or puts it into the group that its audience makes.
+fn confirm(core: &Core, batch: Pending, topics: &[Arc<Resolved>], groups: &mut Vec<Group>) {
+    let mut socketed = topics
+        .iter()
+        .filter(|topic| topic.confirm == Confirm::Socket && !topic.audience.is_empty())
+        .map(|topic| &topic.audience);
+    let Some(first) = socketed.next() else {
+        core.counters.confirmed.add(1);
+        return batch.tell(Taken::All);
+    };
+    let mut union = None;
+    for audience in socketed {
+        merge(union.get_or_insert_with(|| first.to_vec()), audience);
+    }
+    let members = union.as_deref().unwrap_or(first);
+    match groups.iter_mut().find(|group| same(&group.members, members)) {
+        Some(group) => group.batches.push(batch),
+        None => groups.push(Group { members: members.to_vec(), batches: vec![batch] }),
+    }
+}
+
+/// Adds the members of `more`; both are in the order of ids.
+fn merge(into: &mut Vec<Arc<Member>>, more: &[Arc<Member>]) {
+    for member in more {
+        if let Err(place) = into.binary_search_by_key(&member.id, |known| known.id) {
+            into.insert(place, Arc::clone(member));
+        }
+    }
+}
+
+fn same(left: &[Arc<Member>], right: &[Arc<Member>]) -> bool {
+    left.len() == right.len() && left.iter().zip(right).all(|(a, b)| a.id == b.id)
+}

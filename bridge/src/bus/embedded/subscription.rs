@@ -1,0 +1,258 @@
+//! Consumers in this process: a shelf between the broker's queue and [`Subscription`](crate::bus::Subscription).
+//!
+//! The pump drains the broker's queue onto the shelf at all times, so that the broker never waits; publishers look at how
+//! full the shelf is before they publish. What is sent to the consumer by name has no publisher who could wait: beyond
+//! twice the bound it is dropped and counted.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use busrt::{EventChannel, Frame, FrameKind, broker::Client};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::{Notify, mpsc};
+
+use crate::bus::{
+    Inbox, Message,
+    embedded::{
+        Core,
+        barrier::Token,
+        member::{Member, OVERHEAD},
+    },
+};
+
+/// Most names remembered, so that each need not be allocated again.
+const REMEMBERED: usize = 4096;
+
+/// What lies on a shelf.
+enum Item {
+    Frame(Frame),
+    Token(Token),
+}
+
+/// What the pump and the consumer share.
+struct Shelf {
+    core: Arc<Core>,
+    member: Arc<Member>,
+    content: Mutex<Content>,
+    /// Tells the consumer that something came.
+    arrived: Notify,
+}
+
+struct Content {
+    items: VecDeque<Item>,
+    /// Whether the consumer has taken all that it was handed.
+    caught_up: bool,
+    ended: bool,
+}
+
+/// Makes a consumer and the pump that feeds it.
+pub(super) fn open(
+    core: Arc<Core>,
+    member: Arc<Member>,
+    client: Client,
+    queue: EventChannel,
+) -> (Consumer, BoxFuture<'static, ()>) {
+    let content = Content { items: VecDeque::new(), caught_up: true, ended: false };
+    let shelf = Arc::new(Shelf { core, member, content: Mutex::new(content), arrived: Notify::new() });
+    let pump = pump(Arc::clone(&shelf), client, queue).boxed();
+    let consumer = Consumer { shelf, frames: Vec::new(), handed: Vec::new(), names: HashMap::new() };
+    (consumer, pump)
+}
+
+/// Drives all pumps; ends with the bus.
+pub(super) async fn run(core: Arc<Core>, mut begun: mpsc::Receiver<BoxFuture<'static, ()>>) {
+    let mut pumps = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = pumps.next(), if !pumps.is_empty() => {}
+            Some(pump) = begun.recv() => pumps.push(pump),
+            // Last, and each pump sees it too: what was begun is finished first.
+            () = core.ended.cancelled(), if pumps.is_empty() => return,
+        }
+    }
+}
+
+/// Drains the broker's queue until the consumer or the bus is gone.
+async fn pump(shelf: Arc<Shelf>, client: Client, queue: EventChannel) {
+    let ended = shelf.core.ended.clone();
+    let member = Arc::clone(&shelf.member);
+    loop {
+        tokio::select! {
+            biased;
+            frame = queue.recv() => match frame {
+                Ok(frame) => shelf.gather(Some(frame), &queue),
+                // Closed by the consumer.
+                Err(_) => break,
+            },
+            () = member.wake.notified() => shelf.gather(None, &queue),
+            () = ended.cancelled() => break,
+        }
+    }
+    shelf.gather(None, &queue);
+    shelf.content.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+    shelf.arrived.notify_one();
+    member.close();
+    shelf.core.table.leave(member.id);
+    shelf.core.unregister(client, None).await;
+}
+
+impl Shelf {
+    /// Puts `first` and all that is in the queue on the shelf, then the tokens that were posted before.
+    fn gather(&self, first: Option<Frame>, queue: &EventChannel) {
+        let mut tokens = Vec::new();
+        self.member.collect(&mut tokens);
+        // Counted after the tokens were taken: every frame they stand behind is among these.
+        let queued = queue.len();
+        let mut came = false;
+        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = (0..queued).map_while(|_| queue.try_recv().ok());
+        for frame in first.into_iter().chain(rest) {
+            if frame.kind() != FrameKind::Publish {
+                if self.member.is_overfull() {
+                    self.core.counters.inbox_dropped.add(1);
+                    continue;
+                }
+                self.member.expect(cost(&frame));
+            }
+            came = true;
+            content.items.push_back(Item::Frame(frame));
+        }
+        let passes = content.caught_up && content.items.is_empty();
+        if !passes {
+            content.items.extend(tokens.drain(..).map(Item::Token));
+        }
+        drop(content);
+        if came {
+            self.arrived.notify_one();
+        }
+        tokens.into_iter().for_each(Token::pass);
+    }
+}
+
+fn cost(frame: &Frame) -> usize {
+    frame.payload().len() + frame.header().map_or(0, <[u8]>::len) + OVERHEAD
+}
+
+/// The consumer's end.
+pub(super) struct Consumer {
+    shelf: Arc<Shelf>,
+    /// Frames on their way from the shelf, kept for its memory.
+    frames: Vec<Frame>,
+    /// Tokens that stand behind what was handed out last.
+    handed: Vec<Token>,
+    names: HashMap<Box<str>, Arc<str>>,
+}
+
+impl Consumer {
+    /// Moves at most `most` messages off the shelf; `None` when there will be no more.
+    fn take(&mut self, into: &mut Vec<Message>, most: usize) -> Option<usize> {
+        let mut bytes = 0;
+        let mut content = self.shelf.content.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(item) = content.items.pop_front() {
+            match item {
+                Item::Frame(frame) if self.frames.len() < most => {
+                    bytes += cost(&frame);
+                    self.frames.push(frame);
+                }
+                Item::Token(token) => self.handed.push(token),
+                frame @ Item::Frame(_) => {
+                    content.items.push_front(frame);
+                    break;
+                }
+            }
+        }
+        content.caught_up = self.frames.is_empty();
+        let over = content.ended && content.items.is_empty();
+        drop(content);
+        if self.shelf.member.unload(bytes) {
+            self.shelf.core.table.stir();
+        }
+        let mut frames = mem::take(&mut self.frames);
+        let count = frames.len();
+        into.extend(frames.drain(..).map(|frame| self.message(frame)));
+        self.frames = frames;
+        if count == 0 {
+            self.handed.drain(..).for_each(Token::pass);
+        }
+        (count > 0 || !over).then_some(count)
+    }
+
+    fn message(&mut self, frame: Frame) -> Message {
+        let sender = self.name(frame.sender());
+        let topic = self.name(frame.topic().unwrap_or_default());
+        let payload = match frame.header() {
+            None => Bytes::from_owner(Payload(frame)),
+            Some(header) => [header, frame.payload()].concat().into(),
+        };
+        Message { sender, topic, payload }
+    }
+
+    fn name(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(name) {
+            return Arc::clone(known);
+        }
+        if self.names.len() >= REMEMBERED {
+            self.names.clear();
+        }
+        let made: Arc<str> = name.into();
+        self.names.insert(name.into(), Arc::clone(&made));
+        made
+    }
+}
+
+impl Inbox for Consumer {
+    fn next<'a>(&'a mut self, into: &'a mut Vec<Message>, most: usize) -> BoxFuture<'a, bool> {
+        async move {
+            self.taken();
+            loop {
+                match self.take(into, most.max(1)) {
+                    None => return false,
+                    Some(0) => self.shelf.arrived.notified().await,
+                    Some(_) => return true,
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn taken(&mut self) {
+        self.handed.drain(..).for_each(Token::pass);
+        let mut leading = Vec::new();
+        let mut content = self.shelf.content.lock().unwrap_or_else(PoisonError::into_inner);
+        content.caught_up = true;
+        while let Some(Item::Token(_)) = content.items.front() {
+            if let Some(Item::Token(token)) = content.items.pop_front() {
+                leading.push(token);
+            }
+        }
+        drop(content);
+        leading.into_iter().for_each(Token::pass);
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let shelf = &self.shelf;
+        // Closing ends the pump, which frees the name. Tokens go first, so that their batches are back with the publisher
+        // before the table shows the member gone.
+        shelf.member.close();
+        let items = mem::take(&mut shelf.content.lock().unwrap_or_else(PoisonError::into_inner).items);
+        drop(items);
+        self.handed.clear();
+        shelf.core.table.leave(shelf.member.id);
+    }
+}
+
+/// A frame's payload, without copying it.
+struct Payload(Frame);
+
+impl AsRef<[u8]> for Payload {
+    fn as_ref(&self) -> &[u8] {
+        self.0.payload()
+    }
+}

@@ -1,0 +1,183 @@
+//! Who subscribes to what.
+//!
+//! The broker keeps such a table too, but does not show it. Ours follows it: a subscription is entered here after the
+//! broker has it, and leaves before it leaves the broker, so that nothing is taken for heard that is not.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    bus::embedded::{filter::Index, member::Member},
+    topic::Pattern,
+};
+
+/// Who subscribes to what. Read once per topic and generation, so its lock is off the data path.
+#[derive(Debug)]
+pub(crate) struct Table {
+    entries: RwLock<Entries>,
+    /// Grows whenever an answer of this table may have changed.
+    generation: AtomicU64,
+    /// Wakes whoever keeps something back: the table changed, or a full consumer has room again.
+    stirred: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    index: Index,
+    members: HashMap<u64, Entry>,
+    names: HashMap<Arc<str>, u64>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    member: Arc<Member>,
+    filters: BTreeSet<Box<str>>,
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Self { entries: RwLock::default(), generation: AtomicU64::new(0), stirred: watch::Sender::new(()) }
+    }
+
+    /// Adds a member that subscribes to nothing yet.
+    pub(crate) fn join(&self, member: Arc<Member>) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        entries.names.insert(Arc::clone(&member.name), member.id);
+        entries.members.insert(member.id, Entry { member, filters: BTreeSet::new() });
+    }
+
+    /// Takes a member out.
+    pub(crate) fn leave(&self, id: u64) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = entries.members.remove(&id) else { return };
+        entries.names.remove(&entry.member.name);
+        for filter in &entry.filters {
+            entries.index.remove(filter, id);
+        }
+        drop(entries);
+        self.changed();
+    }
+
+    /// How many filters a member holds.
+    pub(crate) fn filters(&self, id: u64) -> usize {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.members.get(&id).map_or(0, |entry| entry.filters.len())
+    }
+
+    /// Adds filters of a member.
+    pub(crate) fn subscribe<'a>(&self, id: u64, filters: impl IntoIterator<Item = &'a str>) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let Entries { index, members, .. } = &mut *entries;
+        let Some(entry) = members.get_mut(&id) else { return };
+        for filter in filters {
+            if entry.filters.insert(filter.into()) {
+                index.insert(filter, id);
+            }
+        }
+        drop(entries);
+        self.changed();
+    }
+
+    /// Takes filters of a member away.
+    pub(crate) fn unsubscribe<'a>(&self, id: u64, filters: impl IntoIterator<Item = &'a str>) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let Entries { index, members, .. } = &mut *entries;
+        let Some(entry) = members.get_mut(&id) else { return };
+        for filter in filters {
+            if entry.filters.remove(filter) {
+                index.remove(filter, id);
+            }
+        }
+        drop(entries);
+        self.changed();
+    }
+
+    /// Who hears a slashed topic, in the order of ids.
+    pub(crate) fn audience(&self, topic: &str) -> Box<[Arc<Member>]> {
+        let mut ids = Vec::new();
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.index.holders(topic, &mut ids);
+        ids.sort_unstable();
+        ids.dedup();
+        let members = ids.iter().filter_map(|id| entries.members.get(id)).map(|entry| &entry.member);
+        members.filter(|member| !member.excludes(topic)).cloned().collect()
+    }
+
+    /// Whether some subscription overlaps `pattern`.
+    pub(crate) fn hears(&self, pattern: &Pattern) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        pattern.bus_forms().iter().any(|form| entries.index.overlaps(form))
+    }
+
+    /// The member of that name.
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<Member>> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let id = entries.names.get(name)?;
+        entries.members.get(id).map(|entry| Arc::clone(&entry.member))
+    }
+
+    /// Which generation an answer belongs to; read it before asking.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Says that an answer may have changed.
+    pub(crate) fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.stir();
+    }
+
+    /// Wakes whoever keeps something back.
+    pub(crate) fn stir(&self) {
+        self.stirred.send_replace(());
+    }
+
+    /// What wakes whoever keeps something back.
+    pub(crate) fn stirred(&self) -> watch::Receiver<()> {
+        self.stirred.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn member(broker: &busrt::broker::Broker, id: u64, name: &str) -> Arc<Member> {
+        use busrt::client::AsyncClient;
+        let mut client = broker.register_client(name).await.unwrap();
+        let queue = client.take_event_channel().unwrap();
+        Arc::new(Member::of_door(id, name.into(), queue))
+    }
+
+    #[tokio::test]
+    async fn the_table_knows_who_hears_a_topic_until_he_leaves() {
+        let broker = busrt::broker::Broker::new();
+        let table = Table::new();
+        for (id, name, filter) in [(1, "a", "events/#"), (2, "b", "events/+/start"), (3, "c", "control/#")] {
+            table.join(member(&broker, id, name).await);
+            table.subscribe(id, [filter, filter]);
+        }
+        let heard = |topic: &str| table.audience(topic).iter().map(|m| m.id).collect::<Vec<_>>();
+        assert_eq!(heard("events/process/start"), [1, 2]);
+        assert_eq!(heard("events/process/stop"), [1]);
+        assert!(table.hears(&Pattern::parse("events.network.#").unwrap()));
+        assert!(!table.hears(&Pattern::parse("alerts.#").unwrap()));
+
+        let before = table.generation();
+        table.named("a").unwrap().exclude("events/process/+");
+        table.leave(2);
+        assert!(table.generation() > before);
+        assert!(heard("events/process/start").is_empty());
+        assert_eq!(heard("events/network/dns"), [1]);
+        table.unsubscribe(1, ["events/#"]);
+        assert!(!table.hears(&Pattern::parse("events.#").unwrap()));
+        assert_eq!(table.filters(3), 1);
+    }
+}
