@@ -21,7 +21,7 @@ pub struct Files {
     pub key: PathBuf,
 }
 
-/// Writes `<stem>.pem` and `<stem>.key` into `folder`, which is made if it is not there. What was there is replaced.
+/// Writes `<stem>.crt` and `<stem>.key` into `folder`, which is made if it is not there. What was there is replaced.
 ///
 /// # Errors
 ///
@@ -29,20 +29,20 @@ pub struct Files {
 pub fn write_certificate(folder: &Path, stem: &str, certificate: &Certificate) -> Result<Files, FileError> {
     make_private(folder)?;
     let files =
-        Files { certificate: folder.join(format!("{stem}.pem")), key: folder.join(format!("{stem}.key")) };
+        Files { certificate: folder.join(format!("{stem}.crt")), key: folder.join(format!("{stem}.key")) };
     write(&files.key, certificate.key_pem(), 0o600)?;
     write(&files.certificate, &certificate.chain_pem(), 0o644)?;
     Ok(files)
 }
 
-/// Writes the root that `authority` stands below as `<stem>.pem` into `folder`.
+/// Writes the root that `authority` stands below as `<stem>.crt` into `folder`.
 ///
 /// # Errors
 ///
 /// [`FileError`] names the path.
 pub fn write_authority(folder: &Path, stem: &str, authority: &Authority) -> Result<PathBuf, FileError> {
     make_private(folder)?;
-    let path = folder.join(format!("{stem}.pem"));
+    let path = folder.join(format!("{stem}.crt"));
     write(&path, authority.root_pem(), 0o644)?;
     Ok(path)
 }
