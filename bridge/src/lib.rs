@@ -36,4 +36,7 @@ pub mod uplink;
 pub mod client;
 
 #[cfg(feature = "leaf")]
+pub mod log;
+
+#[cfg(feature = "leaf")]
 pub mod leaf;

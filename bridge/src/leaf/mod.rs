@@ -1,1 +1,3 @@
 //! The leaf.
+
+pub mod intake;

@@ -3,7 +3,7 @@
 //! Stages own what they count; this module owns the registry they count into and the few numbers that belong to no stage:
 //! build, phase, the local bus, the process.
 
-pub mod log;
+pub use daemoneye_bridge::log;
 
 pub mod metrics;
 

@@ -1,4 +1,4 @@
-//! Log lines: text or JSON on standard error, times in RFC 3339.
+//! Log lines of leaf and gateway: text or JSON on standard error, times in RFC 3339.
 //!
 //! Kept true: a filter that exists is well-formed, so that a typing error is found by `--check` and not by silence.
 
@@ -28,7 +28,7 @@ pub enum Format {
     Text,
 }
 
-/// Which events are written, such as `info` or `info,daemoneye_gateway::session=debug`.
+/// Which events are written, such as `info` or `info,daemoneye_bridge::uplink=debug`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Filter(String);
@@ -46,7 +46,7 @@ impl Filter {
         }
     }
 
-    /// The filter with what every gateway wants added in front, so that the operator's own directives win.
+    /// The filter with what every process wants added in front, so that the operator's own directives win.
     fn build(&self) -> EnvFilter {
         // busrt warns once per event while a client's queue is full: under load that is a flood which says nothing that
         // the bus counters do not. Per-event warnings of the broker are theirs to ask for.
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_filter_with_a_typing_error_is_refused() {
-        assert!(Filter::parse("info,daemoneye_gateway::session=debug").is_ok());
+        assert!(Filter::parse("info,daemoneye_bridge::uplink=debug").is_ok());
         for wrong in ["daemoneye=loud", "", "  ", "info,=x="] {
             assert!(Filter::parse(wrong).is_err(), "{wrong:?}");
         }
