@@ -1,0 +1,156 @@
+//! HTTP/2 of one connection: our own loop around hyper, because tonic's keeps no hold of what it spawned.
+//!
+//! Turns a stream of a verified peer into requests of [`tonic::service::Routes`] that carry their [`Caller`]. One task owns
+//! the connection, its deadlines and its end; what hyper spawns for a stream hangs on the leash and on the connection.
+//!
+//! Kept true: when [`Server::serve`] has returned, nothing of the connection is left, not even for a peer that stopped
+//! reading; GOAWAY is sent only when no request is open, because a gRPC stream is not told of it.
+
+mod body;
+mod config;
+mod cut;
+mod service;
+
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    time::{Duration, SystemTime},
+};
+
+use daemoneye_bridge::lifecycle::Leash;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use self::service::{OnLeash, Requests};
+pub use self::{
+    config::Config,
+    cut::{Cut, CutReason},
+    service::Caller,
+};
+use crate::identity::VerifiedPeer;
+
+/// Serves connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Server {
+    routes: Routes,
+    config: Config,
+    leash: Leash,
+    /// Cancelled when connections shall end as soon as nothing is open on them.
+    ending: CancellationToken,
+}
+
+impl Server {
+    /// Serves `routes`; what they spawn hangs on `leash`. Once `ending` is cancelled, a connection ends as soon as no
+    /// request is open on it.
+    #[must_use]
+    pub fn new(config: Config, routes: Routes, leash: Leash, ending: CancellationToken) -> Self {
+        Self { routes: routes.prepare(), config, leash, ending }
+    }
+
+    /// Serves one connection to its end.
+    ///
+    /// Not cancel safe, but dropping it cuts the connection and everything on it.
+    pub async fn serve<I>(&self, io: I, peer: VerifiedPeer, remote: SocketAddr)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let not_after = peer.not_after();
+        let caller = Caller::new(peer, remote);
+        let gone = CancellationToken::new();
+        let _ends_streams = gone.clone().drop_guard();
+        let requests = Requests::new(self.routes.clone(), caller.clone());
+        let mut open = requests.watch();
+        let builder = self.builder(OnLeash::new(self.leash.clone(), gone));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), requests));
+        let first = time::sleep(self.config.first_request_timeout);
+        let mut quiet = pin!(async {
+            tokio::select! {
+                biased;
+                () = self.ending.cancelled() => {}
+                () = first => if open.was_ever() { self.ending.cancelled().await },
+            }
+            open.none().await;
+        });
+        let mut expired = pin!(expiry(not_after));
+        let end = tokio::select! {
+            biased;
+            // Whoever must go goes before anything else of his is looked at.
+            reason = caller.cut().wait() => End::Cut(reason),
+            () = &mut expired => End::Cut(CutReason::Expired),
+            () = &mut quiet => End::Quiet,
+            done = &mut connection => End::Done(done),
+        };
+        let patience = match &end {
+            // Each stream says why as soon as the connection is driven on.
+            End::Cut(reason) => {
+                caller.cut().cut(*reason);
+                LAST_WORDS
+            }
+            End::Quiet => GOODBYE,
+            End::Done(_) => return log(&caller, &end),
+        };
+        connection.as_mut().graceful_shutdown();
+        // A peer that does not read never lets the connection end: it is dropped with what it was not told.
+        let told = time::timeout(patience, connection).await.is_ok();
+        tracing::trace!(peer = %caller.peer().id(), told, "said goodbye");
+        log(&caller, &end);
+    }
+
+    fn builder(&self, executor: OnLeash) -> http2::Builder<OnLeash> {
+        let config = &self.config;
+        let mut builder = http2::Builder::new(executor);
+        builder
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .max_concurrent_streams(config.max_concurrent_streams.get())
+            .initial_stream_window_size(config.stream_window)
+            .initial_connection_window_size(config.connection_window)
+            .max_frame_size(config.max_frame_size)
+            .max_header_list_size(config.max_header_list_size)
+            .max_send_buf_size(config.max_send_buffer)
+            .keep_alive_interval(config.keepalive_interval)
+            .keep_alive_timeout(config.keepalive_timeout)
+            .max_pending_accept_reset_streams(config.max_pending_resets)
+            .max_local_error_reset_streams(config.max_local_resets);
+        builder
+    }
+}
+
+/// How a connection came to its end.
+enum End {
+    Cut(CutReason),
+    Done(hyper::Result<()>),
+    Quiet,
+}
+
+/// How long a peer that is cut is given to hear why.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// How long a peer with nothing open is given to hang up.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+fn log(caller: &Caller, end: &End) {
+    let peer = caller.peer().id();
+    match end {
+        End::Cut(reason) => tracing::info!(%peer, %reason, "peer cut"),
+        End::Done(Err(error)) => tracing::debug!(%peer, %error, "connection broke"),
+        End::Done(Ok(())) | End::Quiet => tracing::debug!(%peer, "connection ended"),
+    }
+}
+
+/// Waits until the wall clock shows `moment`. It is looked at again and again, because it can be set, and because the clock
+/// that timers run on stands still while a machine sleeps.
+async fn expiry(moment: SystemTime) {
+    while let Ok(left) = moment.duration_since(SystemTime::now()) {
+        time::sleep(left.min(LOOK).max(Duration::from_millis(1))).await;
+    }
+}
+
+/// How often the wall clock is looked at.
+const LOOK: Duration = Duration::from_secs(30);
