@@ -1,0 +1,196 @@
+//! The policy as a whole, against the plainest statement of what it means.
+
+use std::path::Path;
+
+use daemoneye_bridge::topic::{Pattern, Topic};
+
+use super::{
+    metrics::Metrics,
+    rule::Role,
+    verdict::{Denial, Payload, Rights},
+};
+use crate::identity::PeerId;
+
+const POLICY: &str = r#"
+[[role]]
+name = "procmond"
+match = { identity = "procmond-*", site = ["site-a"] }
+publish = ["events.process.#", "control.health.heartbeat.{name}", "a.+.c"]
+subscribe = ["control.collector.{name}", "events.+.dns", "a.#"]
+deny = { publish = ["events.process.tree"], subscribe = ["a.b.c"] }
+events_per_second = 5000
+json = ["events.process.start"]
+
+[[role]]
+name = "leaf"
+match = { identity = ["leaf-*", "*-1"] }
+publish = ["{site}.{name}.#", "a"]
+speaks_for = ["procmond-*", "netmond"]
+deny = { publish = ["control.#"] }
+connections = 4
+
+[[role]]
+name = "narrow"
+match = { identity = "procmond-1" }
+events_per_second = 10
+"#;
+
+fn roles() -> Vec<std::sync::Arc<Role>> {
+    let roles = super::file::parse(POLICY, Path::new("policy.toml")).unwrap();
+    roles.into_iter().map(std::sync::Arc::new).collect()
+}
+
+fn rights(site: &str, name: &str) -> Result<Rights, Denial> {
+    Rights::of(&PeerId::new(site, name).unwrap(), &roles(), 1, &std::sync::Arc::new(Metrics::default()))
+}
+
+/// Every topic of up to three segments over a few letters, and the real ones that the rules name.
+fn topics() -> Vec<String> {
+    let letters = ["a", "b", "c", "site-a", "leaf-1"];
+    let mut all: Vec<String> = letters.map(str::to_owned).to_vec();
+    let mut last = all.clone();
+    for _ in 0..2 {
+        last = last.iter().flat_map(|stem| letters.map(|letter| format!("{stem}.{letter}"))).collect();
+        all.extend(last.iter().cloned());
+    }
+    let real = [
+        "events.process",
+        "events.process.start",
+        "events.process.tree",
+        "events.process.tree.x",
+        "events.network.dns",
+        "control.health.heartbeat.procmond-1",
+        "control.health.heartbeat.procmond-2",
+        "control.collector.lifecycle",
+    ];
+    all.extend(real.map(str::to_owned));
+    all
+}
+
+/// What the policy above says, spelled out by hand for each role, without any of the machinery under test but the matching
+/// of one pattern.
+fn allowed(site: &str, name: &str, collector: &str, topic: &str) -> bool {
+    let topic = Topic::parse(topic).unwrap();
+    let any = |patterns: &[String]| patterns.iter().any(|text| Pattern::parse(text).unwrap().matches(&topic));
+    let mut allow = Vec::new();
+    let mut deny = Vec::new();
+    let mut speaks = collector == name;
+    if name.starts_with("procmond-") && site == "site-a" {
+        allow.extend([
+            "events.process.#".to_owned(),
+            format!("control.health.heartbeat.{collector}"),
+            "a.+.c".into(),
+        ]);
+        deny.push("events.process.tree".to_owned());
+    }
+    if name.starts_with("leaf-") || name.ends_with("-1") {
+        allow.extend([format!("{site}.{collector}.#"), "a".to_owned()]);
+        deny.push("control.#".to_owned());
+        speaks |= collector.starts_with("procmond-") || collector == "netmond";
+    }
+    speaks && any(&allow) && !any(&deny)
+}
+
+#[test]
+fn nothing_is_allowed_unless_a_rule_allows_it_and_none_denies_it() {
+    let mut allowances = 0;
+    let peers = [
+        ("site-a", "procmond-1"),
+        ("site-a", "procmond-2"),
+        ("site-b", "procmond-1"),
+        ("site-b", "procmond-2"),
+        ("site-a", "leaf-1"),
+        ("site-b", "leaf-x"),
+        ("site-a", "netmond"),
+    ];
+    for (site, name) in peers {
+        for collector in ["procmond-1", "procmond-2", "leaf-1", "netmond", "fsmond", name] {
+            let mut speaker = rights(site, name).and_then(|rights| rights.speaker(collector)).ok();
+            for topic in topics() {
+                let wanted = allowed(site, name, collector, &topic);
+                let mut permit = speaker.as_ref().map(super::Speaker::permit);
+                // Asked twice, because the second answer comes from memory.
+                for _ in 0..2 {
+                    let given = speaker
+                        .as_mut()
+                        .zip(permit.as_mut())
+                        .is_some_and(|(speaker, permit)| speaker.allow(permit, &topic).is_ok());
+                    assert_eq!(given, wanted, "{site}/{name} as {collector}: {topic}");
+                }
+                let listed = permit.map(super::PublishPermit::spend).unwrap_or_default();
+                assert_eq!(listed.len(), usize::from(wanted), "a topic stands once in its permit");
+                allowances += u32::from(wanted);
+            }
+        }
+    }
+    assert!(allowances > 20, "the test allows too little to mean anything: {allowances}");
+}
+
+#[test]
+fn a_subscription_is_allowed_if_one_rule_covers_it_and_no_denial_meets_it() {
+    let rights = rights("site-a", "procmond-1").unwrap();
+    let may = |text: &str| rights.subscribe(vec![Pattern::parse(text).unwrap()]).is_ok();
+    assert!(may("control.collector.procmond-1"));
+    assert!(!may("control.collector.procmond-2"));
+    assert!(!may("control.collector.+"));
+    assert!(!may("#"));
+    assert!(may("events.network.dns"));
+    assert!(!may("events.network.#"));
+    assert!(may("a.b"));
+    assert!(may("a.x.#"));
+    for meets_a_denial in ["a.#", "a.b.#", "a.+.c", "a.b.c"] {
+        assert!(!may(meets_a_denial), "{meets_a_denial}");
+    }
+    let mixed = ["a.b", "#"].map(|text| Pattern::parse(text).unwrap());
+    assert_eq!(rights.subscribe(mixed.to_vec()).unwrap_err(), Denial::Pattern(Pattern::all()));
+}
+
+#[test]
+fn bounds_of_matching_roles_add_up_to_the_widest() {
+    let limits = *rights("site-a", "procmond-1").unwrap().limits();
+    assert_eq!(limits.events_per_second.get(), 5000);
+    assert_eq!(limits.connections.get(), 4);
+    assert_eq!(limits.max_message, super::Limits::DEFAULT.max_message);
+}
+
+#[test]
+fn who_has_no_role_has_no_rights() {
+    assert_eq!(rights("site-b", "procmond-2").unwrap_err(), Denial::Stranger);
+    assert_eq!(rights("site-a", "fsmond").unwrap_err(), Denial::Stranger);
+}
+
+#[test]
+fn a_hostile_topic_is_denied_and_not_remembered_for_ever() {
+    let mut speaker = rights("site-a", "procmond-1").unwrap().speaker("").unwrap();
+    let mut permit = speaker.permit();
+    let long = "a".repeat(1 << 20);
+    for topic in
+        ["", ".broker.info", "a\0b", "events/process/start", "a.b.c.d.e.f", "events.process.#", &long]
+    {
+        assert!(matches!(speaker.allow(&mut permit, topic), Err(Denial::Malformed(_))));
+    }
+    for number in 0..10_000 {
+        assert_eq!(speaker.allow(&mut permit, &format!("x.{number}")), Err(Denial::Topic));
+    }
+    assert_eq!(permit.topics(), 0);
+    let place = speaker.allow(&mut permit, "events.process.start").unwrap();
+    assert_eq!((place.index, place.payload), (0, Payload::Json));
+}
+
+#[test]
+fn a_permit_of_one_collector_is_no_use_to_another() {
+    let rights = rights("site-a", "leaf-1").unwrap();
+    let mut own = rights.speaker("").unwrap();
+    let other = rights.speaker("netmond").unwrap();
+    let mut foreign = other.permit();
+    assert_eq!(own.allow(&mut foreign, "a"), Err(Denial::Collector));
+    assert_eq!(rights.speaker("fsmond").unwrap_err(), Denial::Collector);
+    assert_eq!(rights.speaker("site-b/netmond").unwrap_err(), Denial::Collector);
+}
+
+#[test]
+fn the_policy_we_ship_is_a_policy() {
+    let text = include_str!("../../../deploy/policy.toml");
+    let policy = super::Policy::parse(text, Path::new("deploy/policy.toml")).unwrap();
+    assert!(policy.roles().iter().any(|role| role == "procmond"));
+}
