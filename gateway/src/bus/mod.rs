@@ -1,0 +1,190 @@
+//! Act: the only way from a permit onto the local bus.
+//!
+//! Turns permits of [`crate::policy`] into batches on the bus and subscriptions of it. The bus itself is named nowhere else
+//! in this crate, so nothing reaches it that was not permitted. Every collector is a client of its own on the bus, of the
+//! name `collector.<site>.<name>`; so the sender that a subscriber sees is the verified identity.
+//!
+//! Kept true: one name on the bus belongs to one peer at a time.
+
+mod envelope;
+mod hearing;
+mod voice;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use daemoneye_bridge::bus::{Broker, Bus, BusName, PortError, Routes, Rule};
+use serde::Deserialize;
+use tokio::time;
+
+use self::voice::Claim;
+pub use self::{
+    envelope::Origin,
+    hearing::{Heard, Hearing},
+    voice::{Outgoing, Unsent, Voice},
+};
+use crate::policy::{Collector, SubscribePermit};
+
+/// Settings of the bus; every value is usable as it stands. Fixed for the life of the process.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "File")]
+pub struct Config {
+    /// Which broker the bus stands on.
+    pub broker: Broker,
+    /// What an acknowledgement means, topic by topic.
+    pub routes: Routes,
+}
+
+/// The section `[bus]`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    /// `embedded`: a broker in this process, with a UNIX socket for local clients (`[unix_socket]`). `foreign`: somebody
+    /// else's, reached through his UNIX socket. Default: `embedded`.
+    broker: Kind,
+    /// Tables `[[bus.route]]`: `pattern`, and any of `confirm`, `unheard`, `envelope`. The first that matches a topic is
+    /// its route. Default: none, so that every topic goes by the broker's defaults.
+    route: Vec<Rule>,
+}
+
+/// How a file names a broker.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    #[default]
+    Embedded,
+    Foreign,
+}
+
+impl TryFrom<File> for Config {
+    type Error = String;
+
+    fn try_from(file: File) -> Result<Self, String> {
+        let broker = match file.broker {
+            Kind::Embedded => Broker::Embedded,
+            Kind::Foreign => Broker::Foreign,
+        };
+        let routes = Routes::new(file.route, broker).map_err(|error| error.to_string())?;
+        Ok(Self { broker, routes })
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::try_from(File::default()).expect("no rule can be wrong where there is none")
+    }
+}
+
+/// The local bus, for whoever holds a permit. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AuthorizedBus(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    bus: Arc<dyn Bus>,
+    routes: Routes,
+    /// Whether a route wraps events; if none does, no event is looked at for it.
+    wraps: bool,
+    /// Who speaks under which name. Taken when a voice is opened or dropped, never for a batch.
+    claims: Claims,
+    /// Numbers the names of subscribers.
+    hearings: AtomicU64,
+}
+
+/// Who speaks under which name.
+#[derive(Clone, Debug, Default)]
+struct Claims(Arc<Mutex<HashMap<BusName, Weak<Claim>>>>);
+
+impl Claims {
+    fn lock(&self) -> MutexGuard<'_, HashMap<BusName, Weak<Claim>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AuthorizedBus {
+    /// How long to wait for a name that its last owner has just let go, or for a broker to register one.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// Guards `bus`, whose routes are `routes`.
+    #[must_use]
+    pub fn new(bus: Arc<dyn Bus>, routes: Routes) -> Self {
+        let wraps = routes.wraps();
+        let claims = Claims::default();
+        Self(Arc::new(Parts { bus, routes, wraps, claims, hearings: AtomicU64::new(1) }))
+    }
+
+    /// Opens the voice of a collector. The sessions and calls of one peer share it.
+    ///
+    /// Cancel safe: a dropped call claims nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] says who has the name, or that the bus is not there.
+    pub async fn open(&self, collector: &Collector) -> Result<Voice, OpenError> {
+        let name = BusName::collector(collector.owner().site(), collector.name())
+            .map_err(|_| OpenError::AlreadyConnected)?;
+        let claim = self.claim(&name, collector)?;
+        let opened = time::timeout(Self::PATIENCE, claim.open(&*self.0.bus)).await;
+        match opened {
+            Ok(Ok(())) => Ok(Voice::new(claim, self.clone())),
+            Ok(Err(PortError::Taken)) => Err(OpenError::AlreadyConnected),
+            Ok(Err(_)) => Err(OpenError::Closed),
+            Err(_) => Err(OpenError::TimedOut),
+        }
+    }
+
+    /// Joins the claim that the peer has to `name`, or makes one.
+    fn claim(&self, name: &BusName, collector: &Collector) -> Result<Arc<Claim>, OpenError> {
+        let mut claims = self.0.claims.lock();
+        if let Some(claim) = claims.get(name).and_then(Weak::upgrade) {
+            return if claim.is_of(collector) { Ok(claim) } else { Err(OpenError::AlreadyConnected) };
+        }
+        let claim = Arc::new(Claim::new(name.clone(), collector, self.0.claims.clone()));
+        claims.insert(name.clone(), Arc::downgrade(&claim));
+        drop(claims);
+        Ok(claim)
+    }
+
+    /// Begins to hear what `permit` allows, under a name of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] says that the bus is not there.
+    pub async fn subscribe(&self, permit: SubscribePermit) -> Result<Hearing, OpenError> {
+        let (peer, patterns) = permit.spend();
+        let number = self.0.hearings.fetch_add(1, Ordering::Relaxed);
+        let name = format!("subscriber.{}.{}.{number}", peer.site(), peer.name());
+        let name = BusName::parse(&name).map_err(|_| OpenError::AlreadyConnected)?;
+        let subscribed = time::timeout(Self::PATIENCE, self.0.bus.subscribe(&name, &patterns)).await;
+        match subscribed {
+            Ok(Ok(subscription)) => Ok(Hearing::new(subscription)),
+            Ok(Err(PortError::Taken)) => Err(OpenError::AlreadyConnected),
+            Ok(Err(_)) => Err(OpenError::Closed),
+            Err(_) => Err(OpenError::TimedOut),
+        }
+    }
+}
+
+/// Why a name on the bus cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another peer speaks under it.
+    #[error("another session holds this collector's name")]
+    AlreadyConnected,
+    /// The bus is going away.
+    #[error("the bus is closed")]
+    Closed,
+    /// The broker did not answer in time.
+    #[error("the bus did not answer in time")]
+    TimedOut,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! The bus as its callers see it, over a bus of the simplest kind.
+
+use std::{collections::HashSet, path::Path};
+
+use bytes::Bytes;
+use daemoneye_bridge::{
+    bus::{BusState, Command, Counters, Link, Port, Subscription, Taken},
+    event::{Event, Events, StreamId},
+    topic::Pattern,
+};
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+
+use super::*;
+use crate::{
+    identity::PeerId,
+    policy::{self, Policy, Rights, Speaker},
+};
+
+/// A bus that remembers who is registered and what was submitted.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    names: Arc<Mutex<HashSet<BusName>>>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Shelf {
+    /// The bus, and what is asked of it.
+    pub(crate) fn new(room: usize) -> (Arc<Self>, mpsc::Receiver<Command>) {
+        let (commands, asked) = mpsc::channel(room);
+        (Arc::new(Self { names: Arc::default(), commands }), asked)
+    }
+
+    fn is_registered(&self, name: &str) -> bool {
+        self.names.lock().unwrap().contains(&BusName::parse(name).unwrap())
+    }
+}
+
+impl Bus for Shelf {
+    fn port<'a>(&'a self, name: &'a BusName) -> BoxFuture<'a, Result<Port, PortError>> {
+        Box::pin(async {
+            if !self.names.lock().unwrap().insert(name.clone()) {
+                return Err(PortError::Taken);
+            }
+            let (port, dropped) = Port::new(name.clone(), 1, self.commands.clone());
+            let (names, name) = (Arc::clone(&self.names), name.clone());
+            #[expect(clippy::disallowed_methods, reason = "a test has no leash")]
+            tokio::spawn(async move {
+                dropped.await.unwrap_err();
+                names.lock().unwrap().remove(&name);
+            });
+            Ok(port)
+        })
+    }
+
+    fn subscribe<'a>(
+        &'a self,
+        _name: &'a BusName,
+        _patterns: &'a [Pattern],
+    ) -> BoxFuture<'a, Result<Subscription, PortError>> {
+        Box::pin(async { Err(PortError::Closed) })
+    }
+
+    fn state(&self) -> watch::Receiver<BusState> {
+        watch::channel(BusState { link: Link::Up, held: Vec::new() }).1
+    }
+
+    fn counters(&self) -> Arc<Counters> {
+        Arc::default()
+    }
+}
+
+fn speaker(name: &str, collector: &str) -> Speaker {
+    let text =
+        "[[role]]\nname = \"r\"\nmatch = { identity = \"*\" }\nspeaks_for = [\"*\"]\npublish = [\"#\"]";
+    let policy = Policy::parse(text, Path::new("p.toml")).unwrap();
+    let peer = PeerId::new("site-a", name).unwrap();
+    Rights::of(&peer, policy.rules(), 1, &Arc::new(policy::Metrics::default()))
+        .unwrap()
+        .speaker(collector)
+        .unwrap()
+}
+
+fn routes(envelope: &str) -> Routes {
+    let rules: Vec<Rule> =
+        vec![toml::from_str(&format!("pattern = \"events.#\"\nenvelope = \"{envelope}\"")).unwrap()];
+    Routes::new(rules, Broker::Embedded).unwrap()
+}
+
+fn outgoing(voice: &Voice, speaker: &mut Speaker, payload: &'static [u8]) -> Outgoing {
+    let mut permit = speaker.permit();
+    let place = speaker.allow(&mut permit, "events.process.start").unwrap();
+    let time = 1_700_000_000_000_000_000;
+    let event = Event { topic: place.index, payload: Bytes::from_static(payload), time };
+    let stream = StreamId::from_slice(&[7; 16]);
+    voice.seal(permit, vec![event], &Origin { stream, seqs: &[9] })
+}
+
+async fn submitted(asked: &mut mpsc::Receiver<Command>) -> Events {
+    match asked.recv().await.unwrap() {
+        Command::Submit { events, done, .. } => {
+            done.send(Taken::All).unwrap();
+            events
+        }
+        Command::Close { .. } => panic!("the port was closed"),
+    }
+}
+
+#[tokio::test]
+async fn a_name_belongs_to_one_peer_at_a_time() {
+    let (shelf, _asked) = Shelf::new(4);
+    let bus = AuthorizedBus::new(Arc::clone(&shelf) as Arc<dyn Bus>, routes("none"));
+    let leaf = speaker("leaf-1", "procmond");
+    let held = bus.open(leaf.collector()).await.unwrap();
+    assert!(shelf.is_registered("collector.site-a.procmond"));
+    let itself = speaker("procmond", "");
+    assert_eq!(bus.open(itself.collector()).await.unwrap_err(), OpenError::AlreadyConnected);
+    let shared = bus.open(leaf.collector()).await.unwrap();
+    assert!(held.is_shared());
+    drop((held, shared));
+    assert!(bus.open(itself.collector()).await.is_ok(), "the name is free again");
+}
+
+#[tokio::test]
+async fn a_batch_of_one_collector_does_not_go_out_of_anothers_mouth() {
+    let (shelf, mut asked) = Shelf::new(4);
+    let bus = AuthorizedBus::new(shelf, routes("none"));
+    let (mut one, other) = (speaker("leaf-1", "one"), speaker("leaf-1", "other"));
+    let voice = bus.open(one.collector()).await.unwrap();
+    let foreign = bus.open(other.collector()).await.unwrap();
+    let batch = outgoing(&voice, &mut one, b"x");
+    assert!(matches!(foreign.try_send(batch), Err(Unsent::Closed)));
+    let ticket = voice.try_send(outgoing(&voice, &mut one, b"x")).unwrap();
+    assert_eq!(submitted(&mut asked).await.events.len(), 1);
+    assert_eq!(ticket.await, Taken::All);
+}
+
+#[tokio::test]
+async fn a_full_bus_gives_the_batch_back() {
+    let (shelf, mut asked) = Shelf::new(1);
+    let bus = AuthorizedBus::new(shelf, routes("none"));
+    let mut speaker = speaker("a", "");
+    let voice = bus.open(speaker.collector()).await.unwrap();
+    let _first = voice.try_send(outgoing(&voice, &mut speaker, b"1")).unwrap();
+    let Err(Unsent::Full(second)) = voice.try_send(outgoing(&voice, &mut speaker, b"2")) else {
+        panic!("the bus took more than it has room for");
+    };
+    submitted(&mut asked).await;
+    voice.ready().await;
+    assert!(voice.try_send(second).is_ok());
+}
+
+#[tokio::test]
+async fn events_are_wrapped_where_their_route_asks_for_it() {
+    let (shelf, mut asked) = Shelf::new(4);
+    let bus = AuthorizedBus::new(shelf, routes("cloudevents"));
+    let mut speaker = speaker("leaf-1", "procmond");
+    let voice = bus.open(speaker.collector()).await.unwrap();
+    let mut wrapped = Vec::new();
+    for payload in [b"{\"pid\": 1}".as_slice(), b"\xff\0"] {
+        let _ticket = voice.try_send(outgoing(&voice, &mut speaker, payload)).unwrap();
+        let events = submitted(&mut asked).await;
+        let json: serde_json::Value = serde_json::from_slice(&events.events[0].payload).unwrap();
+        wrapped.push(json);
+    }
+    let expected = serde_json::json!({
+        "specversion": "1.0",
+        "id": "07070707-0707-0707-0707-070707070707/9",
+        "source": "site-a/procmond",
+        "type": "events.process.start",
+        "time": "2023-11-14T22:13:20Z",
+        "assertedby": "site-a/leaf-1",
+        "datacontenttype": "application/json",
+        "data": {"pid": 1},
+    });
+    assert_eq!(wrapped[0], expected);
+    assert_eq!(wrapped[1]["data_base64"], "/wA=");
+    assert_eq!(wrapped[1]["datacontenttype"], "application/octet-stream");
+    assert!(wrapped[1].get("data").is_none());
+}
+
+#[tokio::test]
+async fn a_closed_voice_takes_nothing_and_its_name_can_be_opened_anew() {
+    let (shelf, mut asked) = Shelf::new(4);
+    let bus = AuthorizedBus::new(shelf, routes("none"));
+    let speaker = speaker("a", "");
+    let voice = bus.open(speaker.collector()).await.unwrap();
+    let closing = voice.close();
+    let publisher = async {
+        match asked.recv().await.unwrap() {
+            Command::Close { done, .. } => done.send(()).unwrap(),
+            Command::Submit { .. } => panic!("nothing was submitted"),
+        }
+    };
+    tokio::join!(closing, publisher);
+    drop(voice);
+    assert!(bus.open(speaker.collector()).await.is_ok());
+}
