@@ -128,10 +128,10 @@ impl State {
     ///
     /// [`StateError`] names the file and a remedy.
     pub fn open(config: Config, metrics: Metrics) -> Result<(Self, BoxFuture<'static, ()>), StateError> {
-        let store = Store::open(&config.directory)?;
-        let index = Index::new(config.max_streams_per_peer);
-        let flusher = Arc::new(Flusher::new(store, index, metrics));
-        let run = Arc::clone(&flusher).run(config.flush_interval, config.forget_after);
+        let Config { directory, flush_interval, max_streams_per_peer, forget_after } = config;
+        let flusher = Flusher::new(Store::open(&directory)?, Index::new(max_streams_per_peer), metrics);
+        let flusher = Arc::new(flusher);
+        let run = Arc::clone(&flusher).run(flush_interval, forget_after);
         Ok((Self(Arc::new(Handle { flusher })), Box::pin(run)))
     }
 

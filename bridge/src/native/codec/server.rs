@@ -99,6 +99,15 @@ pub fn ping(into: &mut BytesMut) {
     into.put_bytes(PING, HEAD);
 }
 
+/// How many bytes the delivery at the front of `from` has, head included, so that one that is too long can be skipped;
+/// `None` if it is not a delivery, or its head is not there yet.
+#[must_use]
+pub fn delivery_length(from: &[u8]) -> Option<usize> {
+    let (first, length) = (*from.first()?, u32_at(from, 1)?);
+    let is_delivery = [Kind::Publish, Kind::Message, Kind::Broadcast].iter().any(|kind| *kind as u8 == first);
+    is_delivery.then(|| HEAD.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)))
+}
+
 /// Takes the next whole frame off `from`; `None` until it is there. A body may have `most` bytes.
 ///
 /// # Errors
