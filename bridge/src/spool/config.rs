@@ -74,11 +74,13 @@ impl Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct File {
-    /// A folder of its own, made with mode 0700 if it is not there; one that others can enter is refused.
+    /// A folder of its own. Made with mode 0700 if it is not there, set to it if it is empty; one that holds files and that
+    /// others can enter is refused.
     directory: PathBuf,
     /// At least 8 MiB. When it is met, the oldest telemetry goes, then the oldest critical events.
     max_bytes: u64,
-    /// 2 MiB, so that the largest payload fits, to a quarter of `max_bytes`. Default: a sixteenth of it, at most 16 MiB.
+    /// 2 MiB, so that the largest payload fits, to a quarter of `max_bytes`; at least an 8192nd of it, so that the list of
+    /// segments stays short. Default: a sixteenth of it, but not over 16 MiB or a 4096th of it.
     segment_bytes: Option<u64>,
     /// "os" or "always".
     sync: Sync,
@@ -109,8 +111,9 @@ impl TryFrom<File> for Config {
             return Err(ConfigError::MaxBytes(file.max_bytes));
         }
         let segment_bytes = file.segment_bytes.unwrap_or_else(|| default_segment_bytes(file.max_bytes));
-        if !(MIN_SEGMENT_BYTES..=file.max_bytes / 4).contains(&segment_bytes) {
-            return Err(ConfigError::SegmentBytes(segment_bytes));
+        let least = MIN_SEGMENT_BYTES.max(file.max_bytes / 8192);
+        if !(least..=file.max_bytes / 4).contains(&segment_bytes) {
+            return Err(ConfigError::SegmentBytes { given: segment_bytes, least, most: file.max_bytes / 4 });
         }
         Ok(Self {
             directory: file.directory,
@@ -127,7 +130,7 @@ const MIN_MAX_BYTES: u64 = 8 << 20;
 const MIN_SEGMENT_BYTES: u64 = 2 << 20;
 
 fn default_segment_bytes(max_bytes: u64) -> u64 {
-    (max_bytes / 16).clamp(MIN_SEGMENT_BYTES, 16 << 20)
+    (max_bytes / 16).clamp(MIN_SEGMENT_BYTES, (16 << 20).max(max_bytes / 4096))
 }
 
 /// What a later scan cannot repair.
@@ -156,6 +159,13 @@ pub enum ConfigError {
     #[error("max_bytes = {0} is too small; use at least 8 MiB")]
     MaxBytes(u64),
     /// Out of bounds.
-    #[error("segment_bytes = {0} is out of bounds; use 2 MiB to a quarter of max_bytes, or leave it out")]
-    SegmentBytes(u64),
+    #[error("segment_bytes = {given} is out of bounds; use {least} to {most}, or leave it out")]
+    SegmentBytes {
+        /// What was asked for.
+        given: u64,
+        /// Least that this `max_bytes` permits.
+        least: u64,
+        /// Most that this `max_bytes` permits.
+        most: u64,
+    },
 }

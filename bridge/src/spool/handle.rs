@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::{
     event::{Class, Seq, StreamId},
-    spool::{Config, Reader, Record, Stats, StreamState},
+    spool::{Config, Reader, Record, Stats, StreamState, block::MAX_COLLECTOR, owner::Owner},
 };
 
 /// The queue on disk. Cheap to clone; when the last clone is dropped, or [`Self::close`] is called, its owner ends.
@@ -112,7 +112,7 @@ pub(super) struct Append {
     pub(super) records: PerClass<Vec<Record>>,
     pub(super) done: oneshot::Sender<Result<(), SpoolError>>,
     /// Given back when the records are written.
-    pub(super) _budget: OwnedSemaphorePermit,
+    pub(super) budget: OwnedSemaphorePermit,
 }
 
 /// Commands that may wait for the owner; more make their senders wait.
@@ -138,8 +138,10 @@ impl Spool {
     ///
     /// [`SpoolError`] says which file of the folder cannot be used and why.
     pub fn open(config: Config) -> Result<(Self, BoxFuture<'static, ()>), SpoolError> {
-        let unsupported = io::Error::from(io::ErrorKind::Unsupported);
-        Err(SpoolError::io("open the spool in", &config.directory)(unsupported))
+        let (commands, inbox) = mpsc::channel(QUEUE);
+        let owner = Owner::open(config, inbox, commands.downgrade())?;
+        let spool = Self { shared: owner.shared(), commands };
+        Ok((spool, Box::pin(owner.run())))
     }
 
     /// Appends events; returns when they are safe as [`Config::sync`] demands. All or none of them are.
@@ -154,6 +156,9 @@ impl Spool {
     pub async fn append(&self, records: Vec<Record>) -> Result<(), SpoolError> {
         let mut weight = 0;
         for record in &records {
+            if let Some(name) = record.collector.as_deref().filter(|name| name.len() > MAX_COLLECTOR) {
+                return Err(SpoolError::CollectorTooLong { bytes: name.len() });
+            }
             let bytes = record.payload.len();
             let most = self.shared.max_payload();
             if bytes > most {
@@ -166,7 +171,7 @@ impl Spool {
         let budget = budget.map_err(|_| SpoolError::Closed)?;
         let records = self.shared.classify(records);
         let (done, written) = oneshot::channel();
-        self.ask(Command::Append(Append { records, done, _budget: budget })).await?;
+        self.ask(Command::Append(Append { records, done, budget })).await?;
         written.await.unwrap_or(Err(SpoolError::Closed))
     }
 
@@ -263,6 +268,15 @@ impl Shared {
         parted
     }
 
+    /// Counts events lost to damage, each once however often its place is read.
+    pub(super) fn count_corrupt(&self, class: Class, first: Seq, last: Seq) {
+        let counted = self.corrupt_to.of(class).fetch_max(last, Ordering::AcqRel).max(first - 1);
+        if let Some(more) = last.checked_sub(counted) {
+            self.corrupt.of(class).fetch_add(more, Ordering::AcqRel);
+            tracing::warn!(%class, first, last, "events of the spool were damaged or gone");
+        }
+    }
+
     /// Most bytes of one payload: half a segment always has room for it and for what is written around it.
     fn max_payload(&self) -> usize {
         usize::try_from(self.config.segment_bytes / 2).unwrap_or(usize::MAX)
@@ -276,6 +290,12 @@ pub enum SpoolError {
     /// The owner has ended.
     #[error("the spool is closed")]
     Closed,
+    /// A collector's name that no block can hold.
+    #[error("a collector name of {bytes} bytes is longer than {MAX_COLLECTOR}")]
+    CollectorTooLong {
+        /// Its length.
+        bytes: usize,
+    },
     /// A file or the folder cannot be used.
     #[error("could not {doing} {}", path.display())]
     Io {

@@ -27,7 +27,29 @@ mod config;
 
 mod handle;
 
+mod owner;
+
+mod lane;
+
+mod recover;
+
 mod reader;
+
+mod cursor;
+
+mod dead_letter;
+
+mod segment;
+
+mod block;
+
+mod meta;
+
+mod folder;
+
+mod fields;
+
+mod age;
 
 pub use config::{ClassRule, Config, ConfigError, Sync};
 pub use handle::{Spool, SpoolError};
@@ -180,3 +202,6 @@ pub struct ClassStats {
     /// Events that the gateway rejected.
     pub rejected: u64,
 }
+
+#[cfg(test)]
+mod tests;
