@@ -1,1 +1,59 @@
-//! To be written.
+//! A whole federation on one machine, made, shown and torn down: `daemoneye-gateway demo`.
+//!
+//! ```text
+//!  demo ─┬─ gateway          the real one, on an embedded bus with a UNIX socket
+//!        ├─ leaf site-a      the real one, with a collector that reads this machine's processes
+//!        ├─ leaf site-b      the same
+//!        ├─ leaf site-c      a valid certificate that no rule of the policy lets in
+//!        ├─ naps             short-lived processes, so that there is something to see
+//!        └─ (itself)         a bus client on the gateway's socket: counts, and shows a live tail
+//! ```
+//!
+//! Every other process is this program again. What is counted is numbered by the collectors inside the payload, so the
+//! result does not rest on any promise of the parts that are shown.
+//!
+//! Kept true: it succeeds only if every event sent was received, and the disallowed collector was refused; no process and
+//! no file outlives it unless it was asked to keep them.
+
+use std::{path::PathBuf, time::Duration};
+
+mod ask;
+mod child;
+mod federation;
+mod folder;
+pub mod latencies;
+mod naps;
+mod observation;
+mod process;
+mod report;
+mod screen;
+mod show;
+mod table;
+mod tail;
+mod tally;
+
+pub use federation::DemoError;
+pub use naps::NAP;
+pub use show::run;
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long events are sent; until Ctrl-C if none.
+    pub time: Option<Duration>,
+    /// Where certificates, settings, logs and spools are kept; nowhere if none.
+    pub keep: Option<PathBuf>,
+}
+
+/// How a demo went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a demo may end well and have failed"]
+pub enum Outcome {
+    /// Something was lost, or not refused; it was said what.
+    Faulty,
+    /// Nothing was lost, and who is not allowed was refused.
+    Whole,
+}
+
+/// The hidden subcommand that runs a leaf with its collector.
+pub const LEAF: &str = "demo-leaf";
