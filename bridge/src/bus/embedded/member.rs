@@ -1,13 +1,14 @@
 //! A member: a client of the broker whose subscriptions we know, and which takes part in barriers.
 //!
 //! Every member has one owner that drains its queue at all times into an outbox with a rule (the writer of a door
-//! connection, the pump of a subscription): the broker blocks whoever publishes to a full queue. The rule of a door
-//! connection is to send the client away; the rule of a subscription is that publishers wait *before* they publish while
-//! [`Member::is_full`].
+//! connection, the pump of a subscription), because the broker blocks whoever publishes to a full queue. Before they
+//! publish, publishers look whether a member [is full](Member::is_full): for a subscription they wait in any case; for a
+//! client of the door only with what must be confirmed by it, and only while it takes something. One that takes nothing
+//! is sent away in the end.
 
 use std::sync::{
     Arc, Mutex, PoisonError, RwLock,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use busrt::EventChannel;
@@ -19,8 +20,7 @@ use crate::bus::embedded::{barrier::Token, filter};
 pub(crate) struct Member {
     pub(crate) id: u64,
     pub(crate) name: Arc<str>,
-    /// `None`: a client of the door.
-    inbox: Option<Inbox>,
+    load: Load,
     /// The broker's queue, to see how full it is, and to close it: nobody must wait for one who is gone.
     queue: EventChannel,
     /// Tokens not yet taken by the owner; `None` once the member is gone.
@@ -34,28 +34,34 @@ pub(crate) struct Member {
 /// What a message costs an in-process consumer beside its payload.
 pub(crate) const OVERHEAD: usize = 256;
 
-/// How much an in-process consumer has not taken yet.
-struct Inbox {
-    unread: AtomicUsize,
+/// How much a member has not taken yet.
+struct Load {
+    in_process: bool,
+    /// Bytes that wait, here or on their way.
+    waiting: AtomicUsize,
+    /// How many make it full.
     most: usize,
+    /// Whether it has taken nothing for a while.
+    stalled: AtomicBool,
 }
 
 impl Member {
-    /// A client of the door.
-    pub(crate) fn of_door(id: u64, name: Arc<str>, queue: EventChannel) -> Self {
-        Self::new(id, name, queue, None)
+    /// A client of the door, full when `most` bytes wait for it.
+    pub(crate) fn of_door(id: u64, name: Arc<str>, queue: EventChannel, most: usize) -> Self {
+        Self::new(id, name, queue, (false, most))
     }
 
     /// An in-process consumer that is full when `most` bytes wait for it.
     pub(crate) fn in_process(id: u64, name: Arc<str>, queue: EventChannel, most: usize) -> Self {
-        Self::new(id, name, queue, Some(Inbox { unread: AtomicUsize::new(0), most }))
+        Self::new(id, name, queue, (true, most))
     }
 
-    fn new(id: u64, name: Arc<str>, queue: EventChannel, inbox: Option<Inbox>) -> Self {
+    fn new(id: u64, name: Arc<str>, queue: EventChannel, (in_process, most): (bool, usize)) -> Self {
+        let (waiting, stalled) = (AtomicUsize::new(0), AtomicBool::new(false));
         Self {
             id,
             name,
-            inbox,
+            load: Load { in_process, waiting, most, stalled },
             queue,
             posted: Mutex::new(Some(Vec::new())),
             wake: Notify::new(),
@@ -65,7 +71,7 @@ impl Member {
 
     /// Whether it is a consumer in this process.
     pub(crate) const fn is_in_process(&self) -> bool {
-        self.inbox.is_some()
+        self.load.in_process
     }
 
     /// Posts a token behind everything already in the queue; one posted to a member that is gone is dropped.
@@ -107,31 +113,44 @@ impl Member {
 
     /// Whether publishers should keep back what it would have to hear.
     pub(crate) fn is_full(&self) -> bool {
-        self.inbox.as_ref().is_some_and(|inbox| inbox.unread.load(Ordering::Acquire) >= inbox.most)
+        self.load.waiting.load(Ordering::Acquire) >= self.load.most
+            && !self.load.stalled.load(Ordering::Acquire)
     }
 
     /// Whether what was sent by name, which no publisher keeps back, must be dropped.
     pub(crate) fn is_overfull(&self) -> bool {
-        let over = |inbox: &Inbox| inbox.unread.load(Ordering::Acquire) >= inbox.most.saturating_mul(2);
-        self.inbox.as_ref().is_some_and(over)
+        self.load.waiting.load(Ordering::Acquire) >= self.load.most.saturating_mul(2)
     }
 
-    /// Notes that `bytes` more will wait for its consumer. Said before publishing, so that no other publisher overlooks
-    /// them on their way.
+    /// Notes that `bytes` more will wait. Said before publishing, so that no other publisher overlooks them on their way.
     pub(crate) fn expect(&self, bytes: usize) {
-        if let Some(inbox) = &self.inbox {
-            inbox.unread.fetch_add(bytes, Ordering::AcqRel);
-        }
+        self.load.waiting.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// Notes that its consumer took `bytes`; whether that made room in a full inbox.
+    /// Notes that a consumer in this process took `bytes`; whether that made room in a full inbox.
     pub(crate) fn unload(&self, bytes: usize) -> bool {
-        self.inbox.as_ref().is_some_and(|inbox| {
-            // Saturating, for while a subscription begins the broker may deliver what nobody expected.
-            let less = |unread: usize| Some(unread.saturating_sub(bytes));
-            let before = inbox.unread.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
-            before.is_ok_and(|before| before >= inbox.most && before.saturating_sub(bytes) < inbox.most)
-        })
+        // Saturating, for while a subscription begins the broker may deliver what nobody expected.
+        let less = |waiting: usize| Some(waiting.saturating_sub(bytes));
+        let before = self.load.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        before.is_ok_and(|before| self.made_room(before, before.saturating_sub(bytes)))
+    }
+
+    /// Says how much waits for a client of the door; whether that made room in a full outbox.
+    ///
+    /// What is still on its way is forgotten: it will be part of the next report, whereas what the broker did not deliver
+    /// after all (the client has just unsubscribed) must not count for ever.
+    pub(crate) fn report(&self, waiting: usize) -> bool {
+        let before = self.load.waiting.swap(waiting, Ordering::AcqRel);
+        self.made_room(before, waiting)
+    }
+
+    /// Says whether a client of the door has taken nothing for a while: then nobody waits for it.
+    pub(crate) fn stall(&self, stalled: bool) {
+        self.load.stalled.store(stalled, Ordering::Release);
+    }
+
+    const fn made_room(&self, before: usize, after: usize) -> bool {
+        before >= self.load.most && after < self.load.most
     }
 
     /// Whether it does not want `topic`.

@@ -41,6 +41,7 @@ use crate::{
             table::Table,
         },
     },
+    settings::{self, ByteSize},
     topic::Pattern,
 };
 
@@ -63,12 +64,16 @@ const PORT_QUEUE: usize = 1;
 
 /// Settings of the broker in this process; every value is usable as it stands.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "File")]
+#[serde(from = "File")]
 pub struct Config {
+    /// Whether there is such a broker.
+    pub enabled: bool,
     /// Frames in the queue of a member.
     pub buffer_size: NonZeroUsize,
+    /// Calls to the broker itself that are answered at the same time.
+    pub max_concurrent_tasks: NonZeroUsize,
     /// Bytes that wait for a consumer in this process before publishers wait too.
-    pub inbox_bytes: NonZeroUsize,
+    pub inbox_bytes: usize,
     /// Publisher tasks.
     pub publishers: NonZeroUsize,
 }
@@ -83,19 +88,29 @@ impl Default for Config {
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct File {
-    /// Frames that the broker queues for one subscriber before whoever publishes yields to it.
+    /// Whether the broker of this process is used. Default true.
+    enabled: bool,
+    /// Frames that the broker queues for one subscriber before whoever publishes yields to it. Default 1000, at least 128.
     buffer_size: NonZeroUsize,
-    /// Bytes that may wait for a consumer in this process before publishers are held up.
-    inbox_bytes: NonZeroUsize,
-    /// Tasks that publish. The broker is one lock, so more than a few make it slower.
+    /// Calls to the broker itself that are answered at the same time. Default 100.
+    max_concurrent_tasks: NonZeroUsize,
+    /// Bytes that may wait for a consumer in this process before publishers are held up. Default 16 MiB.
+    #[serde(deserialize_with = "settings::positive_size")]
+    inbox_bytes: ByteSize,
+    /// Tasks that publish. The broker is one lock, so more than a few make it slower. Default: a quarter of the cores, at
+    /// least 1, at most 4.
     publishers: Option<NonZeroU16>,
 }
 
 impl Default for File {
     fn default() -> Self {
-        let buffer_size = NonZeroUsize::MIN.saturating_add(999);
-        let inbox_bytes = NonZeroUsize::MIN.saturating_add((16 << 20) - 1);
-        Self { buffer_size, inbox_bytes, publishers: None }
+        Self {
+            enabled: true,
+            buffer_size: NonZeroUsize::MIN.saturating_add(999),
+            max_concurrent_tasks: NonZeroUsize::MIN.saturating_add(99),
+            inbox_bytes: ByteSize::mib(16),
+            publishers: None,
+        }
     }
 }
 
@@ -104,9 +119,11 @@ impl From<File> for Config {
         let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let few = NonZeroUsize::new((cores.get() / 4).min(4)).unwrap_or(NonZeroUsize::MIN);
         Self {
+            enabled: file.enabled,
             // Half of it is the mark at which publishers yield, so it cannot be tiny.
             buffer_size: file.buffer_size.max(NonZeroUsize::MIN.saturating_add(127)),
-            inbox_bytes: file.inbox_bytes,
+            max_concurrent_tasks: file.max_concurrent_tasks,
+            inbox_bytes: file.inbox_bytes.as_usize(),
             publishers: file.publishers.map_or(few, NonZeroUsize::from),
         }
     }
@@ -212,7 +229,7 @@ impl Embedded {
         let slot = self.pumps.reserve().await.map_err(|_| PortError::Closed)?;
         // From here on nothing waits, so that a dropped call leaves nothing half done and no queue without its pump.
         client.subscribe_bulk(&filters, QoS::No).await.map_err(|_| PortError::Closed)?;
-        let most = self.core.config.inbox_bytes.get();
+        let most = self.core.config.inbox_bytes;
         let member = Arc::new(Member::in_process(id, name.as_str().into(), queue.clone(), most));
         let (consumer, pump) = subscription::open(Arc::clone(&self.core), Arc::clone(&member), client, queue);
         slot.send(pump);

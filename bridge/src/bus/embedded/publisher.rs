@@ -1,7 +1,7 @@
 //! The task that publishes for many ports.
 //!
 //! It takes all commands that wait, publishes their batches in order, and posts one barrier to each member for all of them.
-//! A batch that cannot be taken now (nobody hears its route, or a consumer in this process is full) waits at its port, and
+//! A batch that cannot be taken now (nobody hears its route, or somebody who does is full) waits at its port, and
 //! everything later of that port behind it.
 
 use std::{
@@ -80,7 +80,7 @@ struct Speaker {
 enum Wait {
     /// Nobody hears this route.
     Unheard(usize),
-    /// A consumer in this process has too much to read, or all that would hear it are just going away.
+    /// Somebody who hears it has too much to read, or all who do are just going away.
     Full,
 }
 
@@ -337,11 +337,8 @@ async fn put(core: &Core, client: &mut Client, events: &Events, topics: &[Arc<Re
     core.counters.discarded.add(discarded);
 }
 
-/// Announces a batch to those in this process who will hear it.
+/// Announces a batch to those who will hear it.
 fn expect(events: &Events, topics: &[Arc<Resolved>]) {
-    if !topics.iter().any(|topic| topic.audience.iter().any(|member| member.is_in_process())) {
-        return;
-    }
     let mut bytes = vec![0; topics.len()];
     for event in &events.events {
         if let Some(sum) = usize::try_from(event.topic).ok().and_then(|index| bytes.get_mut(index)) {

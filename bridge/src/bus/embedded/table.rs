@@ -153,7 +153,7 @@ mod tests {
         use busrt::client::AsyncClient;
         let mut client = broker.register_client(name).await.unwrap();
         let queue = client.take_event_channel().unwrap();
-        Arc::new(Member::of_door(id, name.into(), queue))
+        Arc::new(Member::of_door(id, name.into(), queue, 1))
     }
 
     #[tokio::test]

@@ -248,8 +248,7 @@ async fn a_consumer_that_goes_away_does_not_hold_up_the_others() {
 
 #[tokio::test]
 async fn a_full_consumer_holds_up_its_own_publishers_only() {
-    let inbox_bytes = NonZeroUsize::new(4096).unwrap();
-    let bench = bench_with(Config { inbox_bytes, ..Config::default() }, Vec::new());
+    let bench = bench_with(Config { inbox_bytes: 4096, ..Config::default() }, Vec::new());
     let (loud, quiet) = (bench.port("loud").await, bench.port("quiet").await);
     let mut stuck = bench.hear("stuck", "events.#").await;
     let mut brisk = bench.hear("brisk", "control.#").await;

@@ -1,1 +1,0 @@
-//! The embedded broker's door for local clients.

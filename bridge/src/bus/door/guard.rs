@@ -1,0 +1,104 @@
+//! What a local client may write into names and topics.
+//!
+//! Ordinary bus clients use their own topics, so this is wider than our grammar. It refuses what harms the broker: depth
+//! (its maps recurse, and registering doubles with each dot), characters that cut frames or logs apart, names that pass for
+//! the broker's or for a remote collector's.
+
+use crate::{bus::BusName, native::codec::Code};
+
+/// Most bytes of a name.
+pub(super) const NAME: usize = 256;
+
+/// Most bytes of a topic, filter or mask.
+const TOPIC: usize = 1024;
+
+/// Most segments of a topic, filter or mask.
+const DEPTH: usize = 16;
+
+/// Judges the name that a client claims.
+pub(super) fn name(name: &str) -> Result<(), Code> {
+    let segments = name.split('.').count();
+    let sound = !name.is_empty()
+        && name.len() <= NAME
+        && segments <= BusName::MAX_SEGMENTS
+        && !name.starts_with('.')
+        && !name.contains("%%")
+        // Masks of broadcasts would take these for wildcards.
+        && !name.contains(['*', '?'])
+        && !name.contains(char::is_control);
+    if !sound {
+        return Err(Code::DATA);
+    }
+    // Remote collectors speak under these names; nobody here may pass for one.
+    if name.split('.').next() == Some("collector") { Err(Code::ACCESS) } else { Ok(()) }
+}
+
+/// Judges the topic of something published.
+pub(super) fn topic(topic: &str) -> Result<(), Code> {
+    path(topic)?;
+    if topic.split('/').any(|segment| matches!(segment, "+" | "#")) {
+        return Err(Code::DATA);
+    }
+    if topic.split('/').next() == Some(".broker") { Err(Code::ACCESS) } else { Ok(()) }
+}
+
+/// Judges a subscription or exclusion.
+pub(super) fn filter(filter: &str) -> Result<(), Code> {
+    path(filter)?;
+    // The broker ignores what stands behind a `#`; taking such filters back would confuse it.
+    if filter.split('/').rev().skip(1).any(|segment| segment == "#") { Err(Code::DATA) } else { Ok(()) }
+}
+
+/// Judges the name of an addressee, or the mask of several.
+pub(super) fn target(target: &str) -> Result<(), Code> {
+    let sound = !target.is_empty()
+        && target.len() <= NAME
+        && target.split('.').count() <= DEPTH
+        && !target.contains(char::is_control);
+    if sound { Ok(()) } else { Err(Code::DATA) }
+}
+
+fn path(path: &str) -> Result<(), Code> {
+    let sound = !path.is_empty()
+        && path.len() <= TOPIC
+        && path.split('/').count() <= DEPTH
+        && !path.contains(char::is_control);
+    if sound { Ok(()) } else { Err(Code::DATA) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_names_pass_and_forged_ones_do_not() {
+        for good in ["engine", "cli.host.4711", "a.b.c.d", "Détecteur", "worker 1"] {
+            assert_eq!(name(good), Ok(()), "{good}");
+        }
+        let long = "x".repeat(NAME + 1);
+        let deep = "a.".repeat(20) + "a";
+        for bad in ["", ".broker", "a.b.c.d.e", "victim%%0", "a\0b", "a\nb", "x.*", "?", &long, &deep] {
+            assert_eq!(name(bad), Err(Code::DATA), "{bad:?}");
+        }
+        for reserved in ["collector", "collector.site-a.procmond-1"] {
+            assert_eq!(name(reserved), Err(Code::ACCESS));
+        }
+        assert_eq!(name("collectors.x"), Ok(()));
+    }
+
+    #[test]
+    fn topics_that_harm_the_broker_are_refused() {
+        assert_eq!(topic("SENSOR/Temp 1/°C"), Ok(()));
+        let deep = "a/".repeat(3500);
+        for bad in ["", "a/+", "#", "a\tb", &deep[..40], &deep] {
+            assert_eq!(topic(bad), Err(Code::DATA), "{bad:?}");
+        }
+        assert_eq!(topic(".broker/info"), Err(Code::ACCESS));
+        assert_eq!(filter("a/+/#"), Ok(()));
+        assert_eq!(filter(".broker/info"), Ok(()));
+        assert_eq!(filter("a/#/b"), Err(Code::DATA));
+        assert_eq!(filter(&deep), Err(Code::DATA));
+        assert_eq!(target("engine.*"), Ok(()));
+        assert_eq!(target(&"a.".repeat(40)), Err(Code::DATA));
+    }
+}

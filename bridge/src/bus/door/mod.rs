@@ -1,0 +1,327 @@
+//! The embedded broker's door for local clients.
+//!
+//! Ordinary BUS/RT clients come in through a UNIX socket and become clients of the broker in this process. The broker has a
+//! socket server of its own, but that one loses messages in silence when a client is slow, and has no bounds; here a
+//! client that stops reading is sent away and counted, and what was written to a client is known.
+//!
+//! Kept true: nobody but the configured users gets in; no client can make the broker, or another client, wait.
+
+use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time,
+};
+
+use crate::{
+    bus::{
+        door::place::{PATH_BYTES, Place},
+        embedded::{Core, Embedded},
+    },
+    lifecycle::Leash,
+    native::codec::CodecError,
+    settings::{self, ByteSize, FileMode},
+};
+
+mod conversation;
+mod greet;
+mod guard;
+mod outbox;
+mod place;
+mod reader;
+mod reply;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+/// Pause after a failed accept. Most often the process is out of descriptors: the queue stays readable, so that trying
+/// again at once would spin.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Names and lengths beside the payload of a frame.
+const FRAME_SLACK: usize = 4096;
+
+/// Settings of the door; every value is usable as it stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "File")]
+pub struct Config {
+    /// Whether there is a door.
+    pub enabled: bool,
+    /// Where the socket is.
+    pub socket_path: PathBuf,
+    /// Clients at the same time.
+    pub max_connections: NonZeroUsize,
+    /// For the whole greeting.
+    pub connection_timeout: Duration,
+    /// Of the socket.
+    pub file_permissions: FileMode,
+    /// Of its folder, if we make it.
+    pub directory_permissions: FileMode,
+    /// Users that may connect beside our own and root.
+    pub allowed_uids: Vec<u32>,
+    /// Bytes of a frame's body.
+    pub max_frame: usize,
+    /// Bytes that may wait for a client.
+    pub outbox_bytes: usize,
+    /// How long a client may take nothing while something waits for it.
+    pub slow_reader_timeout: Duration,
+    /// Subscriptions, and exclusions, of a client.
+    pub max_subscriptions: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        File::default().into_config()
+    }
+}
+
+/// `[unix_socket]` as it stands in a file.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    /// Whether local clients may connect. Default true.
+    enabled: bool,
+    /// Where the socket is; at most 107 bytes. Default `/var/run/daemoneye/broker.sock`.
+    socket_path: PathBuf,
+    /// Clients at the same time; more are turned away. Default 100.
+    max_connections: NonZeroUsize,
+    /// For the whole greeting. Default 30 s.
+    #[serde(deserialize_with = "settings::positive")]
+    connection_timeout: Duration,
+    /// Of the socket. Default `"0600"`. Whatever they are, the user of each client is checked.
+    file_permissions: FileMode,
+    /// Of the socket's folder, if it is not there yet. Default `"0700"`. A folder that others may write to is refused.
+    directory_permissions: FileMode,
+    /// Numbers of users that may connect beside our own and root. Default none.
+    allowed_uids: Vec<u32>,
+    /// Largest payload of a client's frame; a client that sends more is cut off. Default 1 MiB.
+    #[serde(deserialize_with = "settings::positive_size")]
+    max_message: ByteSize,
+    /// Bytes that may wait for a client before it is sent away. Default 64 MiB.
+    #[serde(deserialize_with = "settings::positive_size")]
+    outbox_bytes: ByteSize,
+    /// How long a client may take nothing while something waits for it before it is sent away. Default 10 s.
+    #[serde(deserialize_with = "settings::positive")]
+    slow_reader_timeout: Duration,
+    /// Subscriptions of a client, and as many exclusions. Default 1024.
+    max_subscriptions: NonZeroUsize,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            socket_path: "/var/run/daemoneye/broker.sock".into(),
+            max_connections: NonZeroUsize::MIN.saturating_add(99),
+            connection_timeout: Duration::from_secs(30),
+            file_permissions: FileMode::new(0o600),
+            directory_permissions: FileMode::new(0o700),
+            allowed_uids: Vec::new(),
+            max_message: ByteSize::mib(1),
+            outbox_bytes: ByteSize::mib(64),
+            slow_reader_timeout: Duration::from_secs(10),
+            max_subscriptions: NonZeroUsize::MIN.saturating_add(1023),
+        }
+    }
+}
+
+impl File {
+    fn into_config(self) -> Config {
+        Config {
+            enabled: self.enabled,
+            socket_path: self.socket_path,
+            max_connections: self.max_connections.min(MOST_CONNECTIONS),
+            connection_timeout: self.connection_timeout,
+            file_permissions: self.file_permissions,
+            directory_permissions: self.directory_permissions,
+            allowed_uids: self.allowed_uids,
+            max_frame: self.max_message.as_usize().saturating_add(FRAME_SLACK),
+            outbox_bytes: self.outbox_bytes.as_usize(),
+            slow_reader_timeout: self.slow_reader_timeout,
+            max_subscriptions: self.max_subscriptions.get(),
+        }
+    }
+}
+
+/// What a semaphore can count.
+const MOST_CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(Semaphore::MAX_PERMITS - 1);
+
+impl TryFrom<File> for Config {
+    type Error = DoorError;
+
+    fn try_from(file: File) -> Result<Self, DoorError> {
+        let length = file.socket_path.as_os_str().len();
+        if length > PATH_BYTES {
+            return Err(DoorError::TooLong { path: file.socket_path, length });
+        }
+        Ok(file.into_config())
+    }
+}
+
+/// The socket for local clients.
+#[derive(Debug)]
+pub struct Door {
+    config: Arc<Config>,
+    core: Arc<Core>,
+    listener: UnixListener,
+    place: Place,
+    slots: Arc<Semaphore>,
+}
+
+impl Door {
+    /// Takes the place of the socket and listens. Needs a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`DoorError`] says which path is in the way, and of what.
+    pub fn bind(config: Config, bus: &Embedded) -> Result<Self, DoorError> {
+        let (place, listener) =
+            Place::take(&config.socket_path, config.directory_permissions, config.file_permissions)?;
+        tracing::info!(path = %config.socket_path.display(), "listening for local bus clients");
+        Ok(Self {
+            slots: Arc::new(Semaphore::new(config.max_connections.get())),
+            config: Arc::new(config),
+            core: Arc::clone(bus.core()),
+            listener,
+            place,
+        })
+    }
+
+    /// Accepts clients until the bus has ended; each is a task of `leash`, and ends with the bus too.
+    pub async fn run(self, leash: Leash) {
+        let ended = self.core.ended.clone();
+        loop {
+            let (stream, slot) = tokio::select! {
+                biased;
+                () = ended.cancelled() => return,
+                accepted = self.accept() => accepted,
+            };
+            let (core, config) = (Arc::clone(&self.core), Arc::clone(&self.config));
+            leash.spawn(async move {
+                conversation::converse(stream.into_split(), core, config).await;
+                drop(slot);
+            });
+        }
+    }
+
+    /// Waits for a client that may come in.
+    async fn accept(&self) -> (UnixStream, OwnedSemaphorePermit) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => match self.judge(&stream) {
+                    Ok(slot) => return (stream, slot),
+                    Err(reason) => {
+                        self.core.counters.door_refused.add(1);
+                        tracing::debug!(reason, "local client refused");
+                    }
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    time::sleep(EXHAUSTED_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn judge(&self, stream: &UnixStream) -> Result<OwnedSemaphorePermit, &'static str> {
+        let peer = stream.peer_cred().map_err(|_| "its user is not known")?;
+        let allowed =
+            [0, self.place.owner()].contains(&peer.uid()) || self.config.allowed_uids.contains(&peer.uid());
+        if !allowed {
+            return Err("its user may not connect");
+        }
+        Arc::clone(&self.slots).try_acquire_owned().map_err(|_| "too many clients")
+    }
+}
+
+/// Why a client leaves.
+#[derive(Debug)]
+enum Leaving {
+    /// The bus has ended.
+    Ended,
+    /// It went.
+    Gone,
+    /// It stopped reading.
+    Slow,
+    /// It broke the wire.
+    Wire(CodecError),
+}
+
+/// Why the socket cannot be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DoorError {
+    /// The socket could not be made.
+    #[error("could not make socket {}", path.display())]
+    Bind {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else listens there.
+    #[error("socket {} is in use by another process; stop it or choose another socket_path", path.display())]
+    Busy {
+        /// Where.
+        path: PathBuf,
+    },
+    /// What an earlier process left could not be removed.
+    #[error("could not clear away what is at {}", path.display())]
+    Clear {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The folder could not be made or looked at.
+    #[error("could not prepare the socket's folder {}", path.display())]
+    Folder {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The lock beside the socket could not be taken.
+    #[error("could not lock {}", path.display())]
+    Lock {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something else is there.
+    #[error("{} is not a socket; move it away or choose another socket_path", path.display())]
+    NotASocket {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Others could put a socket of theirs in its place.
+    #[error(
+        "the socket's folder {} has permissions {found} where at most {wanted} are wanted, so that others could replace the \
+         socket; name a folder that does not exist yet, or take the permissions away",
+        path.display()
+    )]
+    OpenFolder {
+        /// Which folder.
+        path: PathBuf,
+        /// What it has.
+        found: FileMode,
+        /// What it may have.
+        wanted: FileMode,
+    },
+    /// The operating system takes no path as long.
+    #[error("socket path {} has {length} bytes; at most 107 are possible", path.display())]
+    TooLong {
+        /// Which.
+        path: PathBuf,
+        /// How long.
+        length: usize,
+    },
+}

@@ -1,0 +1,351 @@
+//! What a client asks: its frames become calls of its in-process broker client.
+//!
+//! Frames are served in the order they came. All frames of one read make a turn: their acks leave together, those of
+//! published frames behind one barrier that every consumer in this process must pass who heard any frame since the last
+//! one. So `Processed` on the last frame of a batch speaks for the whole batch.
+
+use std::{collections::HashMap, io, mem, sync::Arc};
+
+use busrt::{ErrorKind, QoS, borrow::Cow, broker::Client, client::AsyncClient};
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::Semaphore,
+};
+
+use crate::{
+    bus::{
+        door::{
+            Config, Leaving, guard,
+            reply::{Acks, Replies},
+        },
+        embedded::{
+            Core,
+            barrier::Barrier,
+            member::{Member, OVERHEAD},
+            publisher::let_owners_run,
+        },
+    },
+    native::codec::{
+        Code, Qos,
+        client::{self, ClientFrame, Request, Topics},
+    },
+};
+
+/// Bytes read at once.
+const READ: usize = 64 << 10;
+
+/// Turns whose acks may be owed before no more is read.
+pub(super) const WINDOW: usize = 256;
+
+/// Topics remembered; beyond that all are looked up again.
+const REMEMBERED: usize = 4096;
+
+/// Frames published before looking whether a member's queue is filling up.
+const PACE: usize = 16;
+
+/// Reads and serves the frames of one client.
+pub(super) struct Reader<R> {
+    pub(super) source: R,
+    pub(super) client: Client,
+    pub(super) core: Arc<Core>,
+    pub(super) member: Arc<Member>,
+    pub(super) replies: Arc<Replies>,
+    pub(super) window: Arc<Semaphore>,
+    pub(super) config: Arc<Config>,
+    pub(super) memory: Memory,
+}
+
+/// What a reader remembers between frames.
+#[derive(Default)]
+pub(super) struct Memory {
+    topics: HashMap<Box<str>, Arc<Known>>,
+    /// Consumers in this process that heard something since the last barrier.
+    touched: Vec<Arc<Member>>,
+    /// Acks of this turn: those that are due, and those of published frames.
+    due: Vec<(u32, Code)>,
+    published: Vec<u32>,
+    /// Frames published, for the pace.
+    count: usize,
+}
+
+/// A topic that was published to before.
+struct Known {
+    generation: u64,
+    verdict: Result<(), Code>,
+    audience: Box<[Arc<Member>]>,
+}
+
+impl Known {
+    /// The consumers in this process that hear it, or the one of them that it is meant for.
+    fn hearing<'a>(&'a self, receiver: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Member>> {
+        self.audience.iter().filter(move |member| {
+            member.is_in_process() && receiver.is_none_or(|receiver| *member.name == *receiver)
+        })
+    }
+}
+
+/// Bytes announced to consumers in this process; taken back if they are not published, for else a client that is cut off
+/// in the middle would leave their inboxes a little fuller for ever.
+struct Expected<'a> {
+    core: &'a Core,
+    known: &'a Known,
+    receiver: Option<&'a str>,
+    bytes: usize,
+    published: bool,
+}
+
+impl<'a> Expected<'a> {
+    fn announce(core: &'a Core, known: &'a Known, receiver: Option<&'a str>, payload: usize) -> Self {
+        let bytes = payload + OVERHEAD;
+        known.hearing(receiver).for_each(|member| member.expect(bytes));
+        Self { core, known, receiver, bytes, published: false }
+    }
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        if self.published {
+            return;
+        }
+        for member in self.known.hearing(self.receiver) {
+            if member.unload(self.bytes) {
+                self.core.table.stir();
+            }
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    /// Serves until the client goes, or breaks the wire.
+    pub(super) async fn run(&mut self) -> Leaving {
+        let mut buffer = BytesMut::with_capacity(READ);
+        loop {
+            buffer.reserve(READ);
+            match self.source.read_buf(&mut buffer).await {
+                Ok(0) => return Leaving::Gone,
+                Ok(_) => {}
+                Err(error) => return Leaving::from(error),
+            }
+            let mut frames = 0;
+            loop {
+                match client::decode(&mut buffer, self.config.max_frame) {
+                    Ok(Some(frame)) => {
+                        frames += 1;
+                        self.serve(frame).await;
+                    }
+                    Ok(None) => break,
+                    Err(error) => return Leaving::Wire(error),
+                }
+            }
+            self.core.counters.door_read.add(frames);
+            self.finish_turn().await;
+        }
+    }
+
+    async fn serve(&mut self, frame: ClientFrame) {
+        let qos = frame.qos;
+        let verdict = match frame.request {
+            Request::Ping => return,
+            Request::Publish { topic, payload } => self.publish(topic.as_str(), None, &payload, qos).await,
+            Request::PublishFor { topic, receiver, payload } => {
+                self.publish(topic.as_str(), Some(receiver.as_str()), &payload, qos).await
+            }
+            Request::Message { target, payload } => self.message(target.as_str(), &payload, qos).await,
+            Request::Broadcast { mask, payload } => self.broadcast(mask.as_str(), &payload, qos).await,
+            Request::Subscribe(topics) => self.subscribe(&topics).await,
+            Request::Unsubscribe(topics) => self.unsubscribe(&topics).await,
+            Request::Exclude(topics) => self.exclude(&topics).await,
+            Request::Unexclude(topics) => self.unexclude(&topics).await,
+        };
+        if !qos.needs_ack() {
+            return;
+        }
+        match verdict {
+            Ok(Served::Done) => self.memory.due.push((frame.id, Code::OK)),
+            Ok(Served::Published) => self.memory.published.push(frame.id),
+            Err(code) => self.memory.due.push((frame.id, code)),
+        }
+    }
+
+    /// Publishes to a topic: to all, or to one receiver.
+    async fn publish(
+        &mut self,
+        topic: &str,
+        receiver: Option<&str>,
+        payload: &Bytes,
+        qos: Qos,
+    ) -> Result<Served, Code> {
+        let known = self.room(topic).await;
+        known.verdict?;
+        if self.memory.count % PACE == 0 {
+            let_owners_run(&known.audience).await;
+        }
+        self.memory.count = self.memory.count.wrapping_add(1);
+        for member in known.hearing(receiver) {
+            if !self.memory.touched.iter().any(|touched| touched.id == member.id) {
+                self.memory.touched.push(Arc::clone(member));
+            }
+        }
+        let mut expected = Expected::announce(&self.core, &known, receiver, payload.len());
+        let payload = Cow::Borrowed(payload);
+        match receiver {
+            Some(receiver) => self.client.publish_for(topic, receiver, payload, haste(qos)).await,
+            None => self.client.publish(topic, payload, haste(qos)).await,
+        }
+        .map_err(|error| code_of(&error))?;
+        expected.published = true;
+        Ok(Served::Published)
+    }
+
+    /// Waits until no consumer in this process who hears `topic` is full. Only this client waits.
+    async fn room(&mut self, topic: &str) -> Arc<Known> {
+        let mut stirred = None;
+        loop {
+            let known = self.known(topic);
+            if !known.hearing(None).any(|member| member.is_full()) {
+                return known;
+            }
+            match &mut stirred {
+                None => {
+                    // What was served before need not wait with this frame. Then look again: there may be room by now.
+                    self.finish_turn().await;
+                    stirred = Some(self.core.table.stirred());
+                }
+                // The sender lives in the table, so this ends by a change only.
+                Some(stirred) => stirred.changed().await.unwrap_or_default(),
+            }
+        }
+    }
+
+    fn known(&mut self, topic: &str) -> Arc<Known> {
+        let generation = self.core.table.generation();
+        if let Some(known) = self.memory.topics.get(topic)
+            && known.generation == generation
+        {
+            return Arc::clone(known);
+        }
+        let verdict = guard::topic(topic);
+        let audience = if verdict.is_ok() { self.core.table.audience(topic) } else { Box::default() };
+        let known = Arc::new(Known { generation, verdict, audience });
+        if self.memory.topics.len() >= REMEMBERED {
+            self.memory.topics.clear();
+        }
+        self.memory.topics.insert(topic.into(), Arc::clone(&known));
+        known
+    }
+
+    async fn message(&mut self, target: &str, payload: &Bytes, qos: Qos) -> Result<Served, Code> {
+        guard::target(target)?;
+        if self.core.table.named(target).is_some_and(|member| member.is_full()) {
+            return Err(Code::BUSY);
+        }
+        let sent = self.client.send(target, Cow::Borrowed(payload), haste(qos)).await;
+        sent.map(|_| Served::Done).map_err(|error| code_of(&error))
+    }
+
+    async fn broadcast(&mut self, mask: &str, payload: &Bytes, qos: Qos) -> Result<Served, Code> {
+        guard::target(mask)?;
+        let sent = self.client.send_broadcast(mask, Cow::Borrowed(payload), haste(qos)).await;
+        sent.map(|_| Served::Done).map_err(|error| code_of(&error))
+    }
+
+    /// Subscribes to all of `topics`, or to none.
+    async fn subscribe(&mut self, topics: &Topics) -> Result<Served, Code> {
+        topics.iter().try_for_each(guard::filter)?;
+        let more = topics.iter().count();
+        if self.core.table.filters(self.member.id).saturating_add(more) > self.config.max_subscriptions {
+            return Err(Code::BUSY);
+        }
+        for topic in topics.iter() {
+            self.client.subscribe(topic, QoS::No).await.map_err(|error| code_of(&error))?;
+        }
+        // After the broker: our table must not promise what the broker does not deliver yet.
+        self.core.table.subscribe(self.member.id, topics.iter());
+        Ok(Served::Done)
+    }
+
+    async fn unsubscribe(&mut self, topics: &Topics) -> Result<Served, Code> {
+        topics.iter().try_for_each(guard::filter)?;
+        self.core.table.unsubscribe(self.member.id, topics.iter());
+        for topic in topics.iter() {
+            self.client.unsubscribe(topic, QoS::No).await.map_err(|error| code_of(&error))?;
+        }
+        Ok(Served::Done)
+    }
+
+    async fn exclude(&mut self, topics: &Topics) -> Result<Served, Code> {
+        topics.iter().try_for_each(guard::filter)?;
+        for topic in topics.iter() {
+            if self.member.exclude(topic) > self.config.max_subscriptions {
+                self.member.unexclude(topic);
+                return Err(Code::BUSY);
+            }
+            self.client.exclude(topic, QoS::No).await.map_err(|error| code_of(&error))?;
+        }
+        self.core.table.changed();
+        Ok(Served::Done)
+    }
+
+    async fn unexclude(&mut self, topics: &Topics) -> Result<Served, Code> {
+        topics.iter().try_for_each(guard::filter)?;
+        for topic in topics.iter() {
+            self.client.unexclude(topic, QoS::No).await.map_err(|error| code_of(&error))?;
+            self.member.unexclude(topic);
+        }
+        self.core.table.changed();
+        Ok(Served::Done)
+    }
+
+    /// Sends the acks of this turn, or sees to it that they will be.
+    async fn finish_turn(&mut self) {
+        let mut due = mem::take(&mut self.memory.due);
+        let published = mem::take(&mut self.memory.published);
+        let owed = if published.is_empty() || self.memory.touched.is_empty() {
+            due.extend(published.into_iter().map(|id| (id, Code::OK)));
+            Vec::new()
+        } else {
+            published
+        };
+        if !due.is_empty() {
+            self.replies.push(due);
+        }
+        if owed.is_empty() {
+            return;
+        }
+        // The window is closed only when the client is gone.
+        let Ok(place) = Arc::clone(&self.window).acquire_owned().await else { return };
+        let acks = Acks { ids: owed, replies: Arc::clone(&self.replies), _place: place };
+        let (_, own) = Barrier::raise(acks);
+        for member in mem::take(&mut self.memory.touched) {
+            member.post(own.clone());
+        }
+    }
+}
+
+/// What became of a frame that was served.
+enum Served {
+    /// All that it asked.
+    Done,
+    /// It was published; consumers may still have to take it.
+    Published,
+}
+
+const fn haste(qos: Qos) -> QoS {
+    if qos.is_realtime() { QoS::Realtime } else { QoS::No }
+}
+
+fn code_of(error: &busrt::Error) -> Code {
+    match error.kind() {
+        // The addressee's queue is closed: nobody reads what is sent to it by name.
+        ErrorKind::Eof => Code::NOT_DELIVERED,
+        kind => Code(kind as u8),
+    }
+}
+
+impl From<io::Error> for Leaving {
+    fn from(error: io::Error) -> Self {
+        tracing::debug!(%error, "local client lost");
+        Self::Gone
+    }
+}

@@ -1,0 +1,54 @@
+//! Acks on their way to a client.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    bus::embedded::{barrier::Outcome, member::Member},
+    native::codec::Code,
+};
+
+/// Acks that wait for the writer. As many as the client's frames ask for: the outbox that they go to is bounded.
+#[derive(Debug)]
+pub(super) struct Replies {
+    waiting: Mutex<Vec<(u32, Code)>>,
+    /// Whose writer is woken.
+    member: Arc<Member>,
+}
+
+impl Replies {
+    pub(super) const fn new(member: Arc<Member>) -> Self {
+        Self { waiting: Mutex::new(Vec::new()), member }
+    }
+
+    /// Adds acks and wakes the writer.
+    pub(super) fn push(&self, acks: impl IntoIterator<Item = (u32, Code)>) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).extend(acks);
+        self.member.wake.notify_one();
+    }
+
+    /// Takes all.
+    pub(super) fn take(&self) -> Vec<(u32, Code)> {
+        mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The acks of published frames that wait until consumers in this process have taken them.
+pub(super) struct Acks {
+    pub(super) ids: Vec<u32>,
+    pub(super) replies: Arc<Replies>,
+    /// A place in the window of unsettled turns.
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+impl Outcome for Acks {
+    fn settle(&self, passed: bool) {
+        // Not passed: every consumer went away before it took them.
+        let code = if passed { Code::OK } else { Code::NOT_DELIVERED };
+        self.replies.push(self.ids.iter().map(|id| (*id, code)));
+    }
+}
