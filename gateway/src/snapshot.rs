@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemoneye_bridge::lifecycle::Phase;
+use daemoneye_bridge::{lifecycle::Phase, trust};
 use serde::{Serialize, Serializer};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::watch;
@@ -301,6 +301,29 @@ pub struct Certificate {
     pub not_after: Timestamp,
     /// SHA-256 of the public key, hexadecimal; empty if it was not computed.
     pub spki_sha256: String,
+}
+
+impl Certificate {
+    /// Most names that are told.
+    const MAX_NAMES: usize = 16;
+    /// Most characters of a text that is told.
+    const MAX_TEXT: usize = 256;
+
+    /// What is told of `certificate`, bounded, whoever wrote it.
+    #[must_use]
+    pub fn of(role: &'static str, certificate: &trust::Certificate) -> Self {
+        let bounded = |text: &str| text.chars().take(Self::MAX_TEXT).collect();
+        Self {
+            role,
+            subject: bounded(certificate.subject()),
+            issuer: bounded(certificate.issuer()),
+            serial: bounded(certificate.serial()),
+            names: certificate.all_names().take(Self::MAX_NAMES).map(bounded).collect(),
+            not_before: certificate.not_before().into(),
+            not_after: certificate.not_after().into(),
+            spki_sha256: certificate.spki_hex(),
+        }
+    }
 }
 
 /// The gateway's own certificates.

@@ -65,9 +65,8 @@ impl Admission {
             judge: Arc::clone(&self.terms.judge),
             recorder: Arc::clone(&recorder),
         };
-        let mut config = ServerConfig::builder_with_provider(provider::provider())
-            .with_protocol_versions(self.terms.floor.versions())
-            .expect("the provider has suites for every version that may be the floor")
+        let builder = self.terms.floor.accepting();
+        let mut config = builder
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::clone(&self.resolver));
         // A resumed session never meets the verifier: a revoked peer would come back.

@@ -51,10 +51,8 @@ impl Certificate {
         if !rest.is_empty() {
             return Err(CertificateError);
         }
-        let names = match parsed.subject_alternative_name().map_err(|_| CertificateError)? {
-            Some(extension) => names(&extension.value.general_names),
-            None => Names::default(),
-        };
+        let alternatives = parsed.subject_alternative_name().map_err(|_| CertificateError)?;
+        let names = alternatives.map_or_else(Names::default, |names_of| names(&names_of.value.general_names));
         let usage = parsed.extended_key_usage().map_err(|_| CertificateError)?;
         let basic = parsed.basic_constraints().map_err(|_| CertificateError)?;
         Ok(Self {
@@ -197,7 +195,8 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 /// Something is no certificate.

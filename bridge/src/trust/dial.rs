@@ -24,9 +24,8 @@ impl Material {
         names: &ServerNames,
     ) -> ClientConfig {
         let verifier = ServerVerifier { material: Arc::clone(self), names: names.clone() };
-        let mut config = ClientConfig::builder_with_provider(provider::provider())
-            .with_protocol_versions(floor.versions())
-            .expect("the provider has suites for every version that may be the floor")
+        let mut config = floor
+            .dialling()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(self.resolver());

@@ -63,6 +63,8 @@ pub struct Material {
     source: Source,
     /// What the own leaf says.
     leaf: Certificate,
+    /// What those between it and its root say.
+    intermediates: Vec<Certificate>,
     anchors: Anchors,
 }
 
@@ -91,7 +93,7 @@ impl Material {
     pub fn load(files: &Files, role: Role) -> Result<Self, LoadError> {
         let chain = chain(&files.cert_file)?;
         let key = key(&files.key_file)?;
-        let leaf = leaf(&files.cert_file, &chain, role)?;
+        let (leaf, intermediates) = own(&files.cert_file, &chain, role)?;
         let certified = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider::provider())
             .map_err(|error| key_error(files, error))?;
         let (authorities, anchors) = anchors(&files.ca_file)?;
@@ -99,6 +101,7 @@ impl Material {
             resolver: Arc::new(SingleCertAndKey::from(certified)),
             source: Source { chain, key, anchors: authorities },
             leaf,
+            intermediates,
             anchors,
         })
     }
@@ -107,6 +110,12 @@ impl Material {
     #[must_use]
     pub const fn leaf(&self) -> &Certificate {
         &self.leaf
+    }
+
+    /// What is presented with it: the certificates between it and its root.
+    #[must_use]
+    pub fn intermediates(&self) -> &[Certificate] {
+        &self.intermediates
     }
 
     /// The authorities that the other side's certificates must lead to.
@@ -157,25 +166,45 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
     Ok(chain)
 }
 
-fn leaf(path: &Path, chain: &[CertificateDer<'_>], role: Role) -> Result<Certificate, LoadError> {
-    let parsed = chain.first().and_then(|leaf| Certificate::parse(leaf).ok());
-    let leaf = parsed.ok_or_else(|| LoadError::Certificate { path: path.to_owned() })?;
-    let path = || path.to_owned();
-    let now = SystemTime::now();
-    if let Ok(age) = now.duration_since(leaf.not_after()) {
-        return Err(LoadError::Expired { path: path(), ago: whole_minutes(age) });
-    }
-    if let Ok(wait) = leaf.not_before().duration_since(now) {
-        return Err(LoadError::NotYetValid { path: path(), wait: whole_minutes(wait) });
+/// Reads the own leaf and what is presented with it, and checks that both are of use now.
+fn own(
+    path: &Path,
+    chain: &[CertificateDer<'_>],
+    role: Role,
+) -> Result<(Certificate, Vec<Certificate>), LoadError> {
+    let parsed: Result<Vec<Certificate>, _> = chain.iter().map(|der| Certificate::parse(der)).collect();
+    let mut parsed = parsed.map_err(|_| LoadError::Certificate { path: path.to_owned() })?.into_iter();
+    let leaf = parsed.next().ok_or_else(|| LoadError::NoCertificate { path: path.to_owned() })?;
+    let intermediates: Vec<Certificate> = parsed.collect();
+    for certificate in std::iter::once(&leaf).chain(&intermediates) {
+        check_validity(path, certificate)?;
     }
     let suited = match role {
         Role::Client => leaf.is_for_clients(),
         Role::Server => leaf.is_for_servers(),
     };
     if leaf.is_authority() {
-        return Err(LoadError::Authority { path: path() });
+        return Err(LoadError::Authority { path: path.to_owned() });
     }
-    if suited { Ok(leaf) } else { Err(LoadError::Purpose { path: path(), purpose: role.purpose() }) }
+    if suited {
+        Ok((leaf, intermediates))
+    } else {
+        Err(LoadError::Purpose { path: path.to_owned(), purpose: role.purpose() })
+    }
+}
+
+fn check_validity(path: &Path, certificate: &Certificate) -> Result<(), LoadError> {
+    let now = SystemTime::now();
+    let subject = || certificate.subject().chars().take(128).collect();
+    if let Ok(age) = now.duration_since(certificate.not_after()) {
+        let (path, subject, ago) = (path.to_owned(), subject(), whole_minutes(age));
+        return Err(LoadError::Expired { path, subject, ago });
+    }
+    if let Ok(wait) = certificate.not_before().duration_since(now) {
+        let (path, subject, wait) = (path.to_owned(), subject(), whole_minutes(wait));
+        return Err(LoadError::NotYetValid { path, subject, wait });
+    }
+    Ok(())
 }
 
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>, LoadError> {
@@ -227,7 +256,7 @@ fn check_mode(path: &Path) -> Result<(), LoadError> {
 
     let seen = fs::metadata(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     // The owner of our own entry in /proc is the effective user; elsewhere the stricter answer is taken.
-    let me = fs::metadata("/proc/self").map_or(seen.uid(), |own| own.uid());
+    let me = fs::metadata("/proc/self").map_or_else(|_| seen.uid(), |own| own.uid());
     let mode = seen.mode() & 0o777;
     if is_exposed(mode, seen.uid(), me) {
         Err(LoadError::Exposed { path: path.to_owned(), mode })
@@ -289,11 +318,13 @@ pub enum LoadError {
         /// Which file.
         path: PathBuf,
     },
-    /// The own certificate is past its validity.
-    #[error("certificate {} expired {ago} ago: renew it", path.display())]
+    /// A certificate of the own chain is past its validity.
+    #[error("certificate {} ({subject:?}) expired {ago} ago: renew it", path.display())]
     Expired {
         /// Which file.
         path: PathBuf,
+        /// Which certificate in it.
+        subject: String,
         /// How long ago.
         ago: String,
     },
@@ -363,11 +394,13 @@ pub enum LoadError {
         /// Which file.
         path: PathBuf,
     },
-    /// The own certificate is not valid yet.
-    #[error("certificate {} is not valid for another {wait}: check the clock", path.display())]
+    /// A certificate of the own chain is not valid yet.
+    #[error("certificate {} ({subject:?}) is not valid for another {wait}: check the clock", path.display())]
     NotYetValid {
         /// Which file.
         path: PathBuf,
+        /// Which certificate in it.
+        subject: String,
         /// How long until it is.
         wait: String,
     },
@@ -410,7 +443,8 @@ impl LoadError {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

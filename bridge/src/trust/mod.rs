@@ -34,5 +34,6 @@ pub use provider::{Floor, FloorError};
 pub use refusal::RefusalReason;
 pub use watch::{Reload, Status, Store};
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

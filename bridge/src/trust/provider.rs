@@ -6,7 +6,7 @@
 use std::sync::{Arc, LazyLock};
 
 use rustls::{
-    SupportedCipherSuite, SupportedProtocolVersion,
+    ClientConfig, ConfigBuilder, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, WantsVerifier,
     crypto::{
         CryptoProvider,
         aws_lc_rs::{self, cipher_suite as suite, kx_group},
@@ -34,7 +34,19 @@ impl Floor {
         }
     }
 
-    pub(super) fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+    /// Begins the settings of an accepting end.
+    pub(super) fn accepting(self) -> ConfigBuilder<ServerConfig, WantsVerifier> {
+        let builder = ServerConfig::builder_with_provider(provider());
+        builder.with_protocol_versions(self.versions()).expect(SUITES_EXIST)
+    }
+
+    /// Begins the settings of a dialling end.
+    pub(super) fn dialling(self) -> ConfigBuilder<ClientConfig, WantsVerifier> {
+        let builder = ClientConfig::builder_with_provider(provider());
+        builder.with_protocol_versions(self.versions()).expect(SUITES_EXIST)
+    }
+
+    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
         match self {
             Self::Tls12 => &BOTH,
             Self::Tls13 => &ONE,
@@ -82,6 +94,8 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     });
     Arc::clone(&PROVIDER)
 }
+
+const SUITES_EXIST: &str = "the provider has suites for every version that may be the floor";
 
 static BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
 

@@ -29,6 +29,10 @@ pub enum RefusalReason {
     ChainBroken,
     /// Building a path would cost too much.
     ChainTooComplex,
+    /// The longest silent one made room while too many had yet to say who they are.
+    Crowded,
+    /// As many peers are connected as may be.
+    Full,
     /// No version, suite, group or protocol in common.
     Incompatible,
     /// A certificate cannot be read.
@@ -63,7 +67,7 @@ pub enum RefusalReason {
 
 impl RefusalReason {
     /// Every reason, for metrics that begin at zero.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Aborted,
         Self::AmbiguousIdentity,
         Self::AnchorExpired,
@@ -74,6 +78,8 @@ impl RefusalReason {
         Self::CertificateNotYetValid,
         Self::ChainBroken,
         Self::ChainTooComplex,
+        Self::Crowded,
+        Self::Full,
         Self::Incompatible,
         Self::Malformed,
         Self::Misbehaved,
@@ -105,6 +111,8 @@ impl RefusalReason {
             Self::CertificateNotYetValid => "certificate_not_yet_valid",
             Self::ChainBroken => "chain_broken",
             Self::ChainTooComplex => "chain_too_complex",
+            Self::Crowded => "crowded",
+            Self::Full => "full",
             Self::Incompatible => "incompatible",
             Self::Malformed => "malformed",
             Self::Misbehaved => "misbehaved",
@@ -147,6 +155,8 @@ impl RefusalReason {
                 "every certificate between leaf and anchor must be an authority's, within its path length"
             }
             Self::ChainTooComplex => "present the leaf and its intermediates only",
+            Self::Crowded => "many connect and say nothing: look who they are, or raise tcp.max_handshakes",
+            Self::Full => "raise tcp.max_connections, or add a gateway",
             Self::Incompatible => {
                 "the other end must speak TLS 1.2 or 1.3 with ECDHE and AEAD, and offer ALPN h2"
             }

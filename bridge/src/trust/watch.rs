@@ -133,7 +133,7 @@ impl Store {
     /// Reloads on SIGHUP and when a file changes; `observe` is told what became of each reload. Never ends.
     ///
     /// Cancel safe: dropping it stops the watching and nothing else.
-    pub async fn follow(self, every: Duration, mut observe: impl FnMut(&Result<Reload, LoadError>) + Send) {
+    pub async fn follow(&self, every: Duration, mut observe: impl FnMut(&Result<Reload, LoadError>) + Send) {
         let mut hangup = Hangup::listen();
         let mut seen = self.0.marks.clone();
         let mut tick = time::interval(every.max(SHORTEST));

@@ -3,7 +3,6 @@
 use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
 
 use daemoneye_bridge::{
-    bus::BusName,
     topic,
     trust::{Certificate, VerifiedChain},
 };
@@ -25,10 +24,10 @@ impl PeerId {
     ///
     /// [`PeerIdError`], if a part is not 1 to 63 of `a-z`, `0-9`, `_` and `-`.
     pub fn new(site: &str, name: &str) -> Result<Self, PeerIdError> {
-        match [site, name].into_iter().find(|part| !is_part(part)) {
-            Some(part) => Err(PeerIdError(part.chars().take(Self::MAX_PART).collect())),
-            None => Ok(Self { site: site.into(), name: name.into() }),
+        if let Some(part) = [site, name].into_iter().find(|part| !is_part(part)) {
+            return Err(PeerIdError(part.chars().take(Self::MAX_PART).collect()));
         }
+        Ok(Self { site: site.into(), name: name.into() })
     }
 
     /// Where it stands.
@@ -41,12 +40,6 @@ impl PeerId {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Its name on the local bus: `collector.<site>.<name>`.
-    #[must_use]
-    pub fn bus_name(&self) -> BusName {
-        BusName::collector(&self.site, &self.name).expect("both parts are single segments")
     }
 }
 
@@ -159,8 +152,7 @@ mod tests {
     fn a_name_is_shown_and_read_alike() {
         let id = PeerId::new("site-a", "procmond_1").unwrap();
         assert_eq!(id.to_string(), "site-a/procmond_1");
-        assert_eq!("site-a/procmond_1".parse(), Ok(id.clone()));
-        assert_eq!(id.bus_name().as_str(), "collector.site-a.procmond_1");
+        assert_eq!("site-a/procmond_1".parse(), Ok(id));
     }
 
     #[test]

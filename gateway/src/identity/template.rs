@@ -55,6 +55,9 @@ impl Templates {
     }
 }
 
+/// Stands for the configured trust domain.
+const TRUST_DOMAIN: &str = "{trust_domain}";
+
 pub(super) const SPIFFE: &str = "spiffe://";
 
 fn first(templates: &[Template], given: &[&str]) -> Reading {
@@ -77,7 +80,7 @@ impl Template {
         let error = || TemplateError::Spiffe(text.to_owned());
         let rest = text.strip_prefix(SPIFFE).ok_or_else(error)?;
         let (domain, path) = rest.split_once('/').ok_or_else(error)?;
-        let domain = if domain == "{trust_domain}" { trust_domain } else { domain };
+        let domain = if domain == TRUST_DOMAIN { trust_domain } else { domain };
         // A site or a name in place of the trust domain would let every domain speak.
         if !is_domain(domain) {
             return Err(error());
@@ -96,7 +99,7 @@ impl Template {
         let literal = |part: &str| peer::is_part(part);
         let places: Option<Box<[Place]>> = lower.split('.').map(|part| place(part, literal)).collect();
         // The last label is whose zone it is: it is never left open.
-        let anchored = |places: &Template| matches!(places.0.last(), Some(Place::Literal(_)));
+        let anchored = |places: &Self| matches!(places.0.last(), Some(Place::Literal(_)));
         places.and_then(whole).filter(anchored).ok_or_else(|| TemplateError::Dns(text.to_owned()))
     }
 

@@ -209,8 +209,8 @@ async fn a_path_expires_with_the_first_of_its_certificates() {
         shake(&admission(&root, Content, Floor::Tls12), issued(&between, &collector())).await;
     accepted.unwrap();
     let chain = recorder.outcome().unwrap();
-    let until =
-        SystemTime::UNIX_EPOCH + Duration::from_secs(date_time_ymd(2099, 1, 1).unix_timestamp() as u64);
+    let until = SystemTime::UNIX_EPOCH
+        + Duration::from_secs(date_time_ymd(2099, 1, 1).unix_timestamp().cast_unsigned());
     assert_eq!(chain.not_after(), until);
     assert_eq!(chain.anchor().certificate().subject(), "CN=root");
     assert!(chain.leaf().not_after() > until);

@@ -32,7 +32,7 @@ fn a_certificate_that_is_not_for_its_role_or_its_time_is_refused() {
     params = server();
     params.not_after = date_time_ymd(2025, 1, 1);
     let error = refused(&params, Role::Server);
-    assert!(error.to_string().contains("cert.pem expired"), "{error}");
+    assert!(error.to_string().contains("cert.pem (\"CN=gateway\") expired"), "{error}");
     assert!(error.to_string().ends_with("renew it"), "{error}");
     params = server();
     params.not_before = date_time_ymd(2120, 1, 1);
@@ -121,7 +121,7 @@ async fn a_swapped_link_is_followed() {
     fs::rename(&next, &data).unwrap();
 
     let (told, mut outcomes) = mpsc::channel(1);
-    let follow = store.clone().follow(Duration::from_millis(100), move |outcome| {
+    let follow = store.follow(Duration::from_millis(100), move |outcome| {
         told.try_send(matches!(outcome, Ok(Reload::Changed))).unwrap();
     });
     let heard = time::timeout(Duration::from_secs(20), outcomes.recv());

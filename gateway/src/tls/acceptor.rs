@@ -1,0 +1,209 @@
+//! The handshake of one connection.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use daemoneye_bridge::trust::{
+    Admission, Judge, LoadError, Recorder, RefusalReason, Role, Store, Terms, VerifiedChain,
+};
+use rustls::Error;
+use tokio::{
+    net::TcpStream,
+    time::{self, Instant},
+};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+
+use crate::{
+    listener::{Accepted, Place},
+    snapshot::{self, Part},
+    tls::{Config, Metrics, Refusal, Stage, material, metrics::Outcome},
+};
+
+/// Secures connections with the material in force.
+#[derive(Clone, Debug)]
+pub struct Acceptor {
+    store: Store,
+    terms: Terms,
+    deadline: Duration,
+    reload_interval: Duration,
+    metrics: Metrics,
+}
+
+impl Acceptor {
+    /// Loads the material; a handshake may take `deadline`, and `judge` has the last word on each chain. Blocking: it reads
+    /// files.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] names the file and a remedy.
+    pub fn load(
+        config: Config,
+        deadline: Duration,
+        judge: Arc<dyn Judge>,
+        metrics: Metrics,
+    ) -> Result<Self, LoadError> {
+        let store = Store::open(config.files, Role::Server)?;
+        let terms = Terms { protocols: vec![H2.to_vec()], floor: config.floor, judge };
+        Ok(Self { store, terms, deadline, reload_interval: config.reload_interval, metrics })
+    }
+
+    /// The material, to reload it on request.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is shown of the material, and the future that follows its files. It never ends.
+    pub fn follow(&self) -> (Part<snapshot::Material>, impl Future<Output = ()> + Send + 'static) {
+        material::follow(self.store.clone(), self.reload_interval, self.metrics.clone())
+    }
+
+    /// Secures one connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`], with what the stranger presented. The stranger was sent an alert, or nothing.
+    pub async fn handshake(&self, accepted: Accepted) -> Result<Secured, Refusal> {
+        let (begun, remote) = (Instant::now(), accepted.remote);
+        let mut stage = Progress::default();
+        let shaken = tokio::select! {
+            biased;
+            // A place that is wanted back is wanted back at once.
+            () = accepted.place.evicted() => Err(Failure::Crowded),
+            shaken = time::timeout_at(begun + self.deadline, self.shake(accepted.tcp, &accepted.place, &mut stage)) =>
+                shaken.map_err(|_elapsed| Failure::TimedOut).and_then(|shaken| shaken.map_err(Failure::Broken)),
+        };
+        let ended = shaken.and_then(|stream| stage.outcome().map(|chain| (stream, chain)));
+        let outcome = match &ended {
+            Ok(_) => Outcome::Accepted,
+            Err(Failure::TimedOut) => Outcome::TimedOut,
+            Err(_) => Outcome::Refused,
+        };
+        self.metrics.handshake(outcome, begun.elapsed());
+        match ended {
+            Ok((stream, chain)) => {
+                Ok(Secured { stream, chain, remote, place: accepted.place, recorder: stage.recorder })
+            }
+            Err(failure) => Err(stage.refusal(&failure, remote)),
+        }
+    }
+
+    async fn shake(
+        &self,
+        tcp: TcpStream,
+        place: &Place,
+        stage: &mut Progress,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp).await?;
+        place.greeted();
+        let (settings, recorder) = Admission::new(self.store.current(), self.terms.clone()).handshake();
+        stage.recorder = Some(recorder);
+        let stream = start.into_stream(settings).await?;
+        // A client that offers no protocol at all is let through by rustls.
+        match stream.get_ref().1.alpn_protocol() {
+            Some(H2) => Ok(stream),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, Error::NoApplicationProtocol)),
+        }
+    }
+}
+
+/// HTTP/2, for gRPC.
+const H2: &[u8] = b"h2";
+
+/// How far a handshake came.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Made when the greeting is there.
+    recorder: Option<Arc<Recorder>>,
+}
+
+/// Why a handshake failed.
+#[derive(Debug)]
+enum Failure {
+    Broken(io::Error),
+    Crowded,
+    Judged(RefusalReason),
+    TimedOut,
+}
+
+impl Progress {
+    fn outcome(&self) -> Result<Arc<VerifiedChain>, Failure> {
+        let recorder = self.recorder.as_ref().ok_or(Failure::Judged(RefusalReason::NoCertificate))?;
+        recorder.outcome().map_err(Failure::Judged)
+    }
+
+    fn refusal(self, failure: &Failure, remote: SocketAddr) -> Refusal {
+        let reason = self.reason(failure);
+        let detail = match failure {
+            Failure::Broken(error) => error.to_string(),
+            Failure::Crowded => "pushed out by newer connections".to_owned(),
+            Failure::Judged(reason) => reason.to_string(),
+            Failure::TimedOut => match self.recorder {
+                None => "sent no TLS greeting in time".to_owned(),
+                Some(_) => "stopped in the middle of the handshake".to_owned(),
+            },
+        };
+        let stage = match reason {
+            RefusalReason::AmbiguousIdentity | RefusalReason::BadName | RefusalReason::NoIdentity => {
+                Stage::Identity
+            }
+            RefusalReason::Crowded => Stage::Listener,
+            _ => Stage::Tls,
+        };
+        Refusal { stage, reason, detail, remote, recorder: self.recorder }
+    }
+
+    fn reason(&self, failure: &Failure) -> RefusalReason {
+        let error = match failure {
+            Failure::Broken(error) => error,
+            Failure::Crowded => return RefusalReason::Crowded,
+            Failure::Judged(reason) => return *reason,
+            Failure::TimedOut => return RefusalReason::TimedOut,
+        };
+        let presented = self.recorder.as_ref().filter(|recorder| recorder.presented().is_some());
+        match presented.map(|recorder| recorder.outcome()) {
+            // It was the certificate, whatever the wire says.
+            Some(Err(reason)) if reason != RefusalReason::Aborted => return reason,
+            _ => {}
+        }
+        let tls = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
+        match tls {
+            Some(Error::NoCertificatesPresented) => RefusalReason::NoCertificate,
+            Some(Error::NoApplicationProtocol | Error::PeerIncompatible(_)) => RefusalReason::Incompatible,
+            // Before the greeting is there, whatever it is, it is not TLS.
+            _ if self.recorder.is_none() => RefusalReason::NotTls,
+            Some(Error::AlertReceived(_)) | None => RefusalReason::Aborted,
+            Some(_) => RefusalReason::Misbehaved,
+        }
+    }
+}
+
+/// A connection whose peer was verified. It has no name yet.
+#[derive(Debug)]
+pub struct Secured {
+    stream: TlsStream<TcpStream>,
+    chain: Arc<VerifiedChain>,
+    remote: SocketAddr,
+    place: Place,
+    recorder: Option<Arc<Recorder>>,
+}
+
+impl Secured {
+    /// What the peer proved to be.
+    #[must_use]
+    pub const fn chain(&self) -> &Arc<VerifiedChain> {
+        &self.chain
+    }
+
+    /// The stream, where it comes from, and its place among the unproven.
+    #[must_use]
+    pub fn into_parts(self) -> (TlsStream<TcpStream>, SocketAddr, Place) {
+        (self.stream, self.remote, self.place)
+    }
+
+    /// Accounts for turning it away after all.
+    #[must_use]
+    pub fn refuse(&self, stage: Stage, reason: RefusalReason) -> Refusal {
+        let recorder = self.recorder.clone();
+        Refusal { stage, reason, detail: reason.to_string(), remote: self.remote, recorder }
+    }
+}

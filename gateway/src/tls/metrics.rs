@@ -1,0 +1,145 @@
+//! What the TLS stage counts.
+
+use std::time::{Duration, SystemTime};
+
+use daemoneye_bridge::trust::{Certificate, LoadError, Material, RefusalReason, Reload};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// What the TLS stage counts. Every handshake that begins ends in one outcome; a refused one also in one reason.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    handshakes: Family<Handshake, Counter>,
+    duration: Family<Handshake, Histogram, fn() -> Histogram>,
+    refusals: Family<Refused, Counter>,
+    reloads: Family<Reloaded, Counter>,
+    expiry: Family<Expiry, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            handshakes: Family::default(),
+            duration: Family::new_with_constructor(histogram),
+            refusals: Family::default(),
+            reloads: Family::default(),
+            expiry: Family::default(),
+        }
+    }
+}
+
+fn histogram() -> Histogram {
+    Histogram::new([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0])
+}
+
+impl Metrics {
+    /// Makes the metrics and shows them in `registry`, whose prefix is that of the gateway.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for outcome in Outcome::ALL {
+            drop(metrics.handshakes.get_or_create(&outcome.label()));
+            drop(metrics.duration.get_or_create(&outcome.label()));
+        }
+        for reason in RefusalReason::ALL {
+            drop(metrics.refusals.get_or_create(&Refused { reason: reason.as_str() }));
+        }
+        for outcome in ["changed", "refused", "unchanged"] {
+            drop(metrics.reloads.get_or_create(&Reloaded { outcome }));
+        }
+        let registry = registry.sub_registry_with_prefix("tls");
+        registry.register("handshakes", "Handshakes ended", metrics.handshakes.clone());
+        registry.register_with_unit(
+            "handshake_duration",
+            "Time from acceptance to the end of the handshake",
+            Unit::Seconds,
+            metrics.duration.clone(),
+        );
+        registry.register("refusals", "Connections turned away, by reason", metrics.refusals.clone());
+        registry.register("reloads", "Reloads of the own certificates", metrics.reloads.clone());
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the own certificate, and the first of the authorities, expires",
+            Unit::Seconds,
+            metrics.expiry.clone(),
+        );
+        metrics
+    }
+
+    pub(super) fn handshake(&self, outcome: Outcome, took: Duration) {
+        self.handshakes.get_or_create(&outcome.label()).inc();
+        self.duration.get_or_create(&outcome.label()).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn refused(&self, reason: RefusalReason) {
+        self.refusals.get_or_create(&Refused { reason: reason.as_str() }).inc();
+    }
+
+    pub(super) fn reload(&self, outcome: &Result<Reload, LoadError>) {
+        let outcome = match outcome {
+            Ok(Reload::Changed) => "changed",
+            Ok(Reload::Unchanged) => "unchanged",
+            Err(_) => "refused",
+        };
+        self.reloads.get_or_create(&Reloaded { outcome }).inc();
+    }
+
+    pub(super) fn material(&self, material: &Material) {
+        let show = |role, moment: SystemTime| {
+            let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+            self.expiry.get_or_create(&Expiry { role }).set(seconds);
+        };
+        let chain = std::iter::once(material.leaf()).chain(material.intermediates());
+        let authorities = material.anchors().iter().map(|anchor| anchor.certificate().not_after());
+        if let Some(first) = chain.map(Certificate::not_after).min() {
+            show("server", first);
+        }
+        if let Some(first) = authorities.min() {
+            show("ca", first);
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Handshake {
+    outcome: &'static str,
+}
+
+/// How a handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Accepted,
+    Refused,
+    TimedOut,
+}
+
+impl Outcome {
+    const ALL: [Self; 3] = [Self::Accepted, Self::Refused, Self::TimedOut];
+
+    const fn label(self) -> Handshake {
+        let outcome = match self {
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+        };
+        Handshake { outcome }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Refused {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Reloaded {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Expiry {
+    role: &'static str,
+}
