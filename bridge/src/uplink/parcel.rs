@@ -1,0 +1,201 @@
+//! What is read from the spool, on its way to becoming a frame: measured, cut to fit, encoded.
+
+use std::sync::Arc;
+
+use daemoneye_proto::v1::{self, link_request::Frame};
+
+use crate::{
+    event::{Event, Events, Seq, StreamId},
+    spool::{Chunk, GapReason},
+    uplink::window::Load,
+};
+
+/// Consecutive numbers of a stream, in hand.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Parcel {
+    Events { first_seq: Seq, collector: Option<Arc<str>>, events: Events },
+    Gap { first_seq: Seq, last_seq: Seq, reason: v1::GapReason },
+}
+
+impl From<Chunk> for Parcel {
+    fn from(chunk: Chunk) -> Self {
+        match chunk {
+            Chunk::Events { first_seq, collector, events } => Self::Events { first_seq, collector, events },
+            Chunk::Gap { first_seq, last_seq, reason } => {
+                let reason = match reason {
+                    GapReason::Corrupt => v1::GapReason::Corrupt,
+                    GapReason::Evicted => v1::GapReason::Evicted,
+                };
+                Self::Gap { first_seq, last_seq, reason }
+            }
+        }
+    }
+}
+
+impl Parcel {
+    pub(super) const fn first_seq(&self) -> Seq {
+        match self {
+            Self::Events { first_seq, .. } | Self::Gap { first_seq, .. } => *first_seq,
+        }
+    }
+
+    pub(super) const fn last_seq(&self) -> Seq {
+        match self {
+            Self::Events { first_seq, events, .. } => {
+                first_seq.saturating_add((events.len() as u64).saturating_sub(1))
+            }
+            Self::Gap { last_seq, .. } => *last_seq,
+        }
+    }
+
+    /// What it takes of the window. A gap takes nothing.
+    pub(super) fn load(&self) -> Load {
+        match self {
+            Self::Events { events, .. } => {
+                Load { events: events.len() as u64, bytes: events.payload_bytes() as u64 }
+            }
+            Self::Gap { .. } => Load { events: 0, bytes: 0 },
+        }
+    }
+
+    /// What must be free in the window. A gap is not sent without credit either.
+    pub(super) fn wanted(&self) -> Load {
+        let Load { events, bytes } = self.load();
+        Load { events: events.max(1), bytes }
+    }
+
+    /// The number and size of its first event, if that fits in no message of `max_message` bytes.
+    pub(super) fn too_large(&self, max_message: usize) -> Option<(Seq, usize)> {
+        let Self::Events { first_seq, events, .. } = self else { return None };
+        let first = events.events.first()?;
+        let too_large = weight(events, first) > room(max_message);
+        too_large.then_some((*first_seq, first.payload.len()))
+    }
+
+    /// Keeps at most `most` events, and no more than surely fit in a message, but one at the least; returns the rest.
+    pub(super) fn cut(&mut self, most: usize, max_message: usize) -> Option<Self> {
+        let Self::Events { first_seq, collector, events } = self else { return None };
+        let keep = fits(events, max_message).min(most).max(1);
+        if keep >= events.len() {
+            return None;
+        }
+        let (head, rest) = split(events, keep);
+        *events = head;
+        let first_seq = first_seq.saturating_add(keep as u64);
+        Some(Self::Events { first_seq, collector: collector.clone(), events: rest })
+    }
+
+    pub(super) fn into_frame(self, stream: StreamId) -> Frame {
+        match self {
+            Self::Events { first_seq, collector, events } => Frame::Batch(v1::Batch {
+                stream: stream.to_bytes(),
+                first_seq,
+                collector: collector.as_deref().unwrap_or_default().to_owned(),
+                topics: events.topics.iter().map(|topic| topic.dotted().to_owned()).collect(),
+                events: events.events.into_iter().map(on_wire).collect(),
+            }),
+            Self::Gap { first_seq, last_seq, reason } => {
+                Frame::Gap(v1::Gap { stream: stream.to_bytes(), first_seq, last_seq, reason: reason.into() })
+            }
+        }
+    }
+}
+
+fn on_wire(event: Event) -> v1::Event {
+    v1::Event { topic: event.topic, payload: event.payload, time_unix_nanos: event.time }
+}
+
+/// Bytes of a message beside its events: stream, collector, tags, lengths.
+const MESSAGE_OVERHEAD: usize = 256;
+
+/// Bytes of an event beside its payload and topic: index, time, tags, lengths.
+const EVENT_OVERHEAD: usize = 40;
+
+const fn room(max_message: usize) -> usize {
+    max_message.saturating_sub(MESSAGE_OVERHEAD)
+}
+
+/// The most that an event can add to a message: as if no other shared its topic.
+fn weight(events: &Events, event: &Event) -> usize {
+    let topic = events.topic_of(event).map_or(0, |topic| topic.dotted().len());
+    event.payload.len().saturating_add(topic + EVENT_OVERHEAD)
+}
+
+fn fits(events: &Events, max_message: usize) -> usize {
+    let mut left = room(max_message);
+    let fitting = events.events.iter().take_while(|event| {
+        let weight = weight(events, event);
+        let fits = weight <= left;
+        left = left.saturating_sub(weight);
+        fits
+    });
+    fitting.count()
+}
+
+/// Parts events in two, each with the topics that it uses.
+fn split(events: &Events, keep: usize) -> (Events, Events) {
+    let (mut head, mut rest) = (Events::default(), Events::default());
+    for (place, event) in events.events.iter().enumerate() {
+        let half = if place < keep { &mut head } else { &mut rest };
+        if let Some(topic) = events.topic_of(event) {
+            half.push(topic, event.payload.clone(), event.time);
+        }
+    }
+    (head, rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topic::Topic;
+
+    fn parcel(first_seq: Seq, events: &[(&str, usize)]) -> Parcel {
+        let mut made = Events::default();
+        for (topic, bytes) in events {
+            made.push(&Topic::parse(topic).unwrap(), vec![0; *bytes].into(), 0);
+        }
+        Parcel::Events { first_seq, collector: Some("x".into()), events: made }
+    }
+
+    fn encoded_len(parcel: Parcel) -> usize {
+        use prost::Message;
+        v1::LinkRequest { frame: Some(parcel.into_frame(StreamId::random())) }.encoded_len()
+    }
+
+    #[test]
+    fn the_halves_of_a_cut_follow_each_other_and_carry_their_own_topics() {
+        let mut head = parcel(5, &[("a", 1), ("b", 2), ("a", 3), ("c", 4)]);
+        let rest = head.cut(2, 1 << 20).unwrap();
+        assert_eq!(head, parcel(5, &[("a", 1), ("b", 2)]));
+        assert_eq!(rest, parcel(7, &[("a", 3), ("c", 4)]));
+        assert_eq!((head.last_seq(), rest.last_seq()), (6, 8));
+        assert_eq!(head.cut(2, 1 << 20), None);
+    }
+
+    #[test]
+    fn what_is_cut_to_a_message_fits_in_it() {
+        let topic = "x".repeat(250);
+        let sizes: Vec<(&str, usize)> = (0..50).map(|n| (topic.as_str(), n * 37)).collect();
+        for max in [1024, 5000, 20_000] {
+            let mut head = parcel(1, &sizes);
+            while let Some(rest) = head.cut(usize::MAX, max) {
+                let (too_large, len) = (head.too_large(max).is_some(), encoded_len(head));
+                assert!(len <= max || too_large, "{len} of {max}");
+                head = rest;
+            }
+        }
+        let longest: Vec<(String, usize)> = (0..100).map(|n| (format!("{n}{topic}"), 1)).collect();
+        let longest: Vec<(&str, usize)> =
+            longest.iter().map(|(topic, bytes)| (topic.as_str(), *bytes)).collect();
+        let mut head = parcel(1, &longest);
+        assert!(head.cut(usize::MAX, 4096).is_some());
+        assert!(encoded_len(head) <= 4096);
+    }
+
+    #[test]
+    fn an_event_over_the_wire_is_seen_before_it_is_sent() {
+        assert_eq!(parcel(9, &[("a", 5000)]).too_large(4096), Some((9, 5000)));
+        assert_eq!(parcel(9, &[("a", 3000)]).too_large(4096), None);
+        assert!(encoded_len(parcel(9, &[("a", 3000)])) <= 4096);
+    }
+}
