@@ -42,7 +42,8 @@ pub enum Envelope {
 }
 
 /// Which broker a bus stands on; decides what a route may promise and what it promises by default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Broker {
     /// Ours, in this process: `confirm = "socket"`, `unheard = "hold"` by default.
     Embedded,

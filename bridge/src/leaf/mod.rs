@@ -1,8 +1,279 @@
-//! The leaf.
+//! The leaf: stands beside remote collectors, stores and forwards.
 //!
-//! Being written on branch `h-me` (config, health page, wiring, main): do not write it twice. It expects of the uplink
-//! `Uplink::open(Config, Spool, Leash) -> Result<(Uplink, BoxFuture<'static, ()>), UplinkError>`, `Uplink::status() ->
-//! watch::Receiver<Status>`, `Status: Display` (one line for people) and `Status::figures() -> Vec<(&'static str, &'static
-//! str, u64)>` (metric name such as `sent_total`, meaning, value).
+//! ```text
+//!   local clients ─► door ─► embedded broker ─┐
+//!                                             ├─► intake ─► spool ─► uplink ══► gateway
+//!            somebody else's broker ──────────┘
+//! ```
+//!
+//! This file wires the parts and ends them in order: first nobody new comes in, then what was heard is stored, then what is
+//! stored is sent as far as time allows, and what is left waits in the spool for the next start.
 
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::{net::TcpListener, time::Instant};
+
+use crate::{
+    bus::{self, BusName, PortError, Subscription, door, embedded, remote},
+    leaf::{
+        health::Views,
+        intake::{Counts, Naming},
+    },
+    lifecycle::{Leash, Lifecycle, Phase},
+    spool::{Spool, SpoolError},
+    topic::Pattern,
+    trust::LoadError,
+    uplink::Uplink,
+};
+
+mod config;
+pub mod health;
 pub mod intake;
+mod main;
+
+pub use config::{Bus, Config, ConfigError, Forward};
+pub use main::{Args, main};
+
+/// The name under which a leaf hears its local bus.
+const NAME: &str = "daemoneye-bridge";
+
+/// Part of the deadline in which local clients are let go, and again in which what they said is stored.
+const FRONT_SHARE: u32 = 5;
+
+/// A leaf whose parts are made and bound, but do not move yet.
+#[derive(Debug)]
+pub struct Leaf {
+    life: Lifecycle,
+    /// Local clients; ended first.
+    front: Lifecycle,
+    /// Bus and intake; ended when nobody comes in any more.
+    middle: Lifecycle,
+    local: Local,
+    subscription: Subscription,
+    naming: Naming,
+    spool: Spool,
+    uplink: Uplink,
+    health: Option<(TcpListener, SocketAddr)>,
+    views: Views,
+    drain: Duration,
+}
+
+/// The local bus, with what belongs to its kind.
+#[derive(Debug)]
+enum Local {
+    Embedded(Arc<embedded::Embedded>, Option<door::Door>),
+    Foreign(Arc<remote::Remote>),
+}
+
+impl Local {
+    fn bus(&self) -> Arc<dyn bus::Bus> {
+        match self {
+            Self::Embedded(bus, _) => Arc::<embedded::Embedded>::clone(bus) as Arc<dyn bus::Bus>,
+            Self::Foreign(bus) => Arc::<remote::Remote>::clone(bus) as Arc<dyn bus::Bus>,
+        }
+    }
+
+    /// Ends the bus, so that who hears it comes to an end. A foreign one ends when nobody holds it.
+    fn close(self) {
+        if let Self::Embedded(bus, _) = self {
+            bus.close();
+        }
+    }
+}
+
+impl Leaf {
+    /// Opens the spool, the local bus with its door, the health page and the way up; what cannot be had is said here.
+    ///
+    /// Must be called within a tokio runtime: the owner of the spool and the tasks of the bus begin at once.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] names the part and the remedy.
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let (life, front, middle) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
+        let (spool, owner) = Spool::open(config.spool)?;
+        life.leash().spawn(owner);
+        let (uplink, tasks) = Uplink::open(config.uplink, spool.clone())?;
+        tasks.into_iter().for_each(|task| spawn(&life.leash(), task));
+        let local = open_bus(config.bus, &middle.leash())?;
+        let health = match config.health {
+            None => None,
+            Some(address) => Some(listen(address).await?),
+        };
+        let subscription = subscribe(&local, &config.forward.patterns).await?;
+        let views = Views {
+            phase: life.watch(),
+            bus: local.bus().state(),
+            bus_counters: local.bus().counters(),
+            intake: Arc::new(Counts::default()),
+            spool: spool.stats(),
+            uplink: uplink.status(),
+        };
+        let naming = config.forward.naming;
+        Ok(Self {
+            life,
+            front,
+            middle,
+            local,
+            subscription,
+            naming,
+            spool,
+            uplink,
+            health,
+            views,
+            drain: config.drain,
+        })
+    }
+
+    /// The local bus, for a collector in this process.
+    #[must_use]
+    pub fn bus(&self) -> Arc<dyn bus::Bus> {
+        self.local.bus()
+    }
+
+    /// What the health page shows, for whoever is in this process.
+    #[must_use]
+    pub fn views(&self) -> Views {
+        self.views.clone()
+    }
+
+    /// Where the health page is, if there is one.
+    #[must_use]
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.health.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Works until `stop` ends, then ends in order; `hurry` cuts that short.
+    ///
+    /// Returns the number of tasks that had to be cut.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()> + Send,
+        hurry: impl Future<Output = ()> + Send,
+    ) -> usize {
+        let Self {
+            life,
+            front,
+            middle,
+            mut local,
+            subscription,
+            naming,
+            spool,
+            health,
+            views,
+            drain,
+            uplink,
+        } = self;
+        if let Local::Embedded(_, door) = &mut local
+            && let Some(door) = door.take()
+        {
+            let leash = front.leash();
+            front.leash().spawn(door.run(leash));
+        }
+        middle.leash().spawn(intake::run(subscription, spool.clone(), naming, Arc::clone(&views.intake)));
+        if let Some((listener, _)) = health {
+            life.leash().spawn(serve(listener, views.clone(), life.leash()));
+        }
+        life.advance(Phase::Serving);
+        tracing::info!("leaf serves");
+        stop.await;
+
+        life.advance(Phase::Draining);
+        let deadline = Instant::now() + drain;
+        let mut hurry = pin!(hurry);
+        let mut cut = front.drain(drain / FRONT_SHARE, hurry.as_mut()).await;
+        local.close();
+        cut += middle.drain(drain / FRONT_SHARE, hurry.as_mut()).await;
+        uplink.finish(deadline.saturating_duration_since(Instant::now()));
+        tokio::select! {
+            biased;
+            () = hurry.as_mut() => {}
+            () = uplink.ended() => {}
+        }
+        let waiting: u64 = spool.stats().borrow().classes.iter().map(|class| class.events).sum();
+        tracing::info!(waiting, "leaf drained; what waits stays in the spool");
+        spool.close().await;
+        cut + life.drain(deadline.saturating_duration_since(Instant::now()), hurry).await
+    }
+}
+
+/// Starts a task that never ends by itself: it ends when the process drains.
+fn spawn(leash: &Leash, task: BoxFuture<'static, ()>) {
+    let own = leash.clone();
+    leash.spawn(async move {
+        tokio::select! {
+            biased;
+            () = own.draining() => {}
+            () = task => {}
+        }
+    });
+}
+
+fn open_bus(config: Bus, leash: &Leash) -> Result<Local, BuildError> {
+    let (local, tasks) = match config {
+        Bus::Embedded { broker, door, routes } => {
+            let (bus, tasks) = embedded::open(broker, routes);
+            let door = door.enabled.then(|| door::Door::bind(door, &bus)).transpose()?;
+            (Local::Embedded(bus, door), tasks)
+        }
+        Bus::Foreign(remote) => {
+            let (bus, tasks) = remote::open(remote);
+            (Local::Foreign(bus), tasks)
+        }
+    };
+    tasks.into_iter().for_each(|task| leash.spawn(task));
+    Ok(local)
+}
+
+async fn subscribe(local: &Local, patterns: &[Pattern]) -> Result<Subscription, BuildError> {
+    let name = BusName::parse(NAME).expect("the leaf's own name is well-formed");
+    Ok(local.bus().subscribe(&name, patterns).await?)
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BuildError> {
+    let bound = TcpListener::bind(address).await.and_then(|listener| {
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    });
+    bound.map_err(|source| BuildError::Health { address, source })
+}
+
+async fn serve(listener: TcpListener, views: Views, leash: Leash) {
+    let served = axum::serve(listener, health::routes(views));
+    if let Err(error) = served.with_graceful_shutdown(async move { leash.draining().await }).await {
+        tracing::error!(%error, "health page ended");
+    }
+}
+
+/// What kept a leaf from being made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The door for local clients.
+    #[error(transparent)]
+    Door(#[from] door::DoorError),
+    /// The health page.
+    #[error(
+        "could not listen on health.bind_address = \"{address}\"; is another leaf running? set another address"
+    )]
+    Health {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The name on the local bus.
+    #[error("could not hear the local bus as `{NAME}`; is another leaf connected to it?")]
+    Name(#[from] PortError),
+    /// The signals that end a leaf.
+    #[error("could not listen for signals")]
+    Signals(#[source] io::Error),
+    /// The queue on disk.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The way up.
+    #[error(transparent)]
+    Uplink(#[from] LoadError),
+}

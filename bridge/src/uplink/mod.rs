@@ -67,7 +67,8 @@ impl Uplink {
         let (finish, finishing) = watch::channel(None);
         let reload = config.reload;
         let keeper = Keeper::new(config, spool, store.clone(), status, finishing);
-        let follow = store.clone().follow(reload, |_| {});
+        let followed = store.clone();
+        let follow = async move { followed.follow(reload, |_| {}).await };
         let uplink = Self { status: seen, finish: Arc::new(finish), store };
         Ok((uplink, vec![Box::pin(keeper.run()), Box::pin(follow)]))
     }

@@ -1,0 +1,221 @@
+//! Settings of the leaf: one section a part, and the file they stand in.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::{
+    bus::{Broker, RouteError, Routes, door, embedded, remote},
+    leaf::intake::Naming,
+    log,
+    settings::{self, SettingsError},
+    spool,
+    topic::Pattern,
+    uplink,
+};
+
+/// The prefix of environment variables that override the file.
+const PREFIX: &str = "DAEMONEYE_BRIDGE";
+
+/// Settings of a leaf; every value is usable as it stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "File")]
+pub struct Config {
+    /// The local bus.
+    pub bus: Bus,
+    /// What is forwarded, and under whose name.
+    pub forward: Forward,
+    /// The queue on disk.
+    pub spool: spool::Config,
+    /// The way to the gateways.
+    pub uplink: uplink::Config,
+    /// The health page; none: no page.
+    pub health: Option<SocketAddr>,
+    /// How long the end may take.
+    pub drain: Duration,
+    /// The log.
+    pub log: log::Config,
+}
+
+impl Config {
+    /// Reads `file` and the environment.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`] names the place, the key and the remedy.
+    pub fn load(file: &Path) -> Result<Self, SettingsError> {
+        settings::load(Some(file), PREFIX)
+    }
+}
+
+/// The local bus of a leaf.
+#[derive(Clone, Debug)]
+pub enum Bus {
+    /// Our own broker, with a door for local clients unless it is switched off.
+    Embedded {
+        /// The broker.
+        broker: embedded::Config,
+        /// Its door.
+        door: door::Config,
+        /// What a local confirmation means.
+        routes: Routes,
+    },
+    /// Somebody else's broker.
+    Foreign(remote::Config),
+}
+
+/// What is forwarded, and under whose name.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Which topics of the local bus cross the federation.
+    pub patterns: Vec<Pattern>,
+    /// Whether events keep the name of the local client that published them.
+    pub naming: Naming,
+}
+
+/// The file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    bus: BusFile,
+    in_process: embedded::Config,
+    unix_socket: door::Config,
+    forward: ForwardFile,
+    spool: Option<spool::Config>,
+    uplink: Option<uplink::Config>,
+    health: HealthFile,
+    drain: DrainFile,
+    log: log::Config,
+}
+
+/// `[bus]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct BusFile {
+    /// `embedded`: our own broker. `foreign`: the one at `bus.foreign.socket_path`.
+    broker: Broker,
+    foreign: Option<remote::Config>,
+}
+
+impl Default for BusFile {
+    fn default() -> Self {
+        Self { broker: Broker::Embedded, foreign: None }
+    }
+}
+
+/// `[forward]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ForwardFile {
+    /// Patterns of topics that cross the federation. At least one.
+    patterns: Vec<Pattern>,
+    /// Whether events keep the name of the local client that published them; the gateway's policy must let this leaf speak
+    /// for it.
+    speak_for: bool,
+}
+
+impl Default for ForwardFile {
+    fn default() -> Self {
+        let patterns =
+            ["events.#", "control.health.#"].iter().filter_map(|pattern| pattern.parse().ok()).collect();
+        Self { patterns, speak_for: false }
+    }
+}
+
+/// `[health]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct HealthFile {
+    /// Whether there is a page.
+    enabled: bool,
+    /// Where it is; loopback only, for it asks nobody who he is.
+    bind_address: SocketAddr,
+}
+
+impl Default for HealthFile {
+    fn default() -> Self {
+        Self { enabled: true, bind_address: (Ipv4Addr::LOCALHOST, 9091).into() }
+    }
+}
+
+/// `[drain]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DrainFile {
+    /// How long the end may take: sending what the spool still has, then closing.
+    #[serde(with = "humantime_serde")]
+    deadline: Duration,
+}
+
+impl Default for DrainFile {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(10) }
+    }
+}
+
+impl TryFrom<File> for Config {
+    type Error = ConfigError;
+
+    fn try_from(file: File) -> Result<Self, ConfigError> {
+        let bus = match (file.bus.broker, file.bus.foreign) {
+            (Broker::Embedded, None) => Bus::Embedded {
+                broker: file.in_process,
+                door: file.unix_socket,
+                routes: Routes::new(Vec::new(), Broker::Embedded)?,
+            },
+            (Broker::Foreign, Some(remote)) => Bus::Foreign(remote),
+            (Broker::Foreign, None) => return Err(ConfigError::NoForeign),
+            (Broker::Embedded, Some(_)) => return Err(ConfigError::IdleForeign),
+        };
+        if file.forward.patterns.is_empty() {
+            return Err(ConfigError::NothingForwarded);
+        }
+        if file.health.enabled && !file.health.bind_address.ip().is_loopback() {
+            return Err(ConfigError::PublicHealth(file.health.bind_address));
+        }
+        let naming = if file.forward.speak_for { Naming::Sender } else { Naming::Leaf };
+        Ok(Self {
+            bus,
+            forward: Forward { patterns: file.forward.patterns, naming },
+            spool: file.spool.ok_or(ConfigError::Missing("spool", "directory"))?,
+            uplink: file.uplink.ok_or(ConfigError::Missing("uplink", "gateways"))?,
+            health: file.health.enabled.then_some(file.health.bind_address),
+            drain: file.drain.deadline,
+            log: file.log,
+        })
+    }
+}
+
+/// Sections that do not fit together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A foreign broker is described but not used.
+    #[error(
+        "bus.foreign is set, but bus.broker = \"embedded\"; remove the section, or set bus.broker = \"foreign\""
+    )]
+    IdleForeign,
+    /// A section without which there is no leaf.
+    #[error("section [{0}] is missing; it needs at least {0}.{1}")]
+    Missing(&'static str, &'static str),
+    /// A foreign broker is used but not described.
+    #[error("bus.broker = \"foreign\" needs bus.foreign.socket_path")]
+    NoForeign,
+    /// No pattern at all.
+    #[error(
+        "forward.patterns is empty, so nothing would be forwarded; name at least one, such as \"events.#\""
+    )]
+    NothingForwarded,
+    /// The health page would be open to the network.
+    #[error(
+        "health.bind_address = \"{0}\" is not loopback, and the page asks nobody who he is; use 127.0.0.1 or [::1]"
+    )]
+    PublicHealth(SocketAddr),
+    /// A route that cannot be kept.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+}
