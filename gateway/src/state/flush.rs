@@ -9,7 +9,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use daemoneye_bridge::event::{Class, StreamId};
+use daemoneye_bridge::{
+    event::{Class, StreamId},
+    settings::Chain,
+};
 use serde::Serialize;
 use tokio::{
     sync::watch,
@@ -178,7 +181,7 @@ impl Flusher {
         self.health.send_if_modified(|health| match (error, &*health) {
             (None, Health::Healthy) => false,
             (Some(error), Health::Failing { since, .. }) => {
-                *health = Health::Failing { since: *since, cause: chain(error) };
+                *health = Health::Failing { since: *since, cause: Chain(error).to_string() };
                 false
             }
             (None, Health::Failing { .. }) => {
@@ -187,7 +190,7 @@ impl Flusher {
                 true
             }
             (Some(error), Health::Healthy) => {
-                let cause = chain(error);
+                let cause = Chain(error).to_string();
                 tracing::error!(error = %cause, "marks could not be written; they are kept in memory and tried again");
                 *health = Health::Failing { since: SystemTime::now(), cause };
                 true
@@ -202,7 +205,7 @@ impl Flusher {
         }
         match self.store.idle(before, SWEEP_MOST) {
             Ok(idle) => self.metrics.forgot(Forgotten::Idle, self.index.forget(idle)),
-            Err(error) => tracing::warn!(error = %chain(&error), "idle streams could not be looked for"),
+            Err(error) => tracing::warn!(error = %Chain(&error), "idle streams could not be looked for"),
         }
     }
 }
@@ -210,15 +213,4 @@ impl Flusher {
 /// Seconds since the UNIX epoch; 0 on a clock before it.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// An error with its causes, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

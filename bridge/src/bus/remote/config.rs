@@ -11,7 +11,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{bus::BusName, topic};
+use crate::{bus::BusName, settings::ByteSize, topic};
 
 /// Most bytes of a socket's path, given by the system.
 const MAX_PATH: usize = 107;
@@ -39,7 +39,7 @@ pub struct Config {
     /// Most messages that wait for a subscription's reader.
     pub subscription_queue: usize,
     /// Most bytes of a message heard; a longer one is dropped.
-    pub max_message: usize,
+    pub max_message: ByteSize,
 }
 
 /// Under which names ports speak.
@@ -151,7 +151,7 @@ struct File {
     /// 65536.
     subscription_queue: usize,
     /// Most bytes of a message heard; a longer one is dropped. Default 4 MiB, 1 KiB to 1 GiB.
-    max_message: usize,
+    max_message: ByteSize,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -175,7 +175,7 @@ impl Default for File {
             ping_interval: Duration::from_millis(500),
             max_unconfirmed: 1024,
             subscription_queue: 1024,
-            max_message: 4 << 20,
+            max_message: ByteSize::mib(4),
         }
     }
 }
@@ -204,7 +204,7 @@ impl TryFrom<File> for Config {
         within("ping_interval", file.ping_interval, millis(10), millis(60_000))?;
         within("max_unconfirmed", file.max_unconfirmed, 1, 65536)?;
         within("subscription_queue", file.subscription_queue, 1, 65536)?;
-        within("max_message", file.max_message, 1 << 10, 1 << 30)?;
+        within("max_message", file.max_message, ByteSize::kib(1), ByteSize::gib(1))?;
         Ok(Self {
             socket_path: file.socket_path,
             name,

@@ -19,7 +19,7 @@ use crate::{
             Claim, Shared,
             backoff::Backoff,
             ledger::ask,
-            wire::{Connection, DialError, Exchanged, LinkError, chain},
+            wire::{Connection, DialError, Exchanged, LinkError},
         },
     },
     native::codec::{
@@ -27,6 +27,7 @@ use crate::{
         client::{self, Head, TopicsOf},
         server::{Delivery, ServerFrame},
     },
+    settings::Chain,
 };
 
 /// Id of the frame that subscribes.
@@ -107,7 +108,7 @@ impl Listener {
     async fn subscribed(&self, connection: &mut Connection) -> Result<Vec<Delivery>, LinkError> {
         let mut early = Vec::new();
         loop {
-            while let Some(frame) = connection.frame(self.shared.config.max_message)? {
+            while let Some(frame) = connection.frame(self.shared.config.max_message.as_usize())? {
                 match frame {
                     ServerFrame::Ack { code: Code::OK, .. } => return Ok(early),
                     ServerFrame::Ack { code, .. } => return Err(LinkError::Refused(code)),
@@ -141,7 +142,7 @@ impl Listener {
                 Err(Ended::Finished) => return,
                 Err(Ended::Lost(error)) => {
                     self.shared.counters.link_losses.add(1);
-                    tracing::warn!(name = %self.claim.name, error = %chain(&error), "subscription interrupted");
+                    tracing::warn!(name = %self.claim.name, error = %Chain(&error), "subscription interrupted");
                 }
             }
             if began.elapsed() >= self.shared.config.confirm_timeout {
@@ -166,7 +167,7 @@ impl Listener {
                         return Some(hearing);
                     }
                     Err(error) => {
-                        tracing::debug!(name = %self.claim.name, error = %chain(&error), "broker not entered");
+                        tracing::debug!(name = %self.claim.name, error = %Chain(&error), "broker not entered");
                     }
                 }
             }
@@ -182,7 +183,7 @@ impl Listener {
             self.pass(delivery, &mut connection, &mut tick).await?;
         }
         loop {
-            while let Some(frame) = connection.frame(self.shared.config.max_message)? {
+            while let Some(frame) = connection.frame(self.shared.config.max_message.as_usize())? {
                 match frame {
                     ServerFrame::Delivery(delivery) => {
                         self.pass(delivery, &mut connection, &mut tick).await?;

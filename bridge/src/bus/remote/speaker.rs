@@ -18,10 +18,11 @@ use crate::{
             Claim, Shared,
             backoff::Backoff,
             ledger::Ledger,
-            wire::{Connection, LinkError, chain},
+            wire::{Connection, LinkError},
         },
     },
     native::codec::server::ServerFrame,
+    settings::Chain,
 };
 
 /// How much may wait to be written before more is encoded.
@@ -205,12 +206,12 @@ impl Speaker {
             };
             match dialled {
                 Ok(connection) => return Some(connection),
-                Err(error) if self.role == Role::Keeper => self.shared.down(&chain(&error)),
+                Err(error) if self.role == Role::Keeper => self.shared.down(&Chain(&error).to_string()),
                 Err(error) if error.is_taken() => {
-                    tracing::warn!(error = %chain(&error), "broker not entered");
+                    tracing::warn!(error = %Chain(&error), "broker not entered");
                 }
                 Err(error) => {
-                    tracing::debug!(name = %self.name, error = %chain(&error), "broker not entered");
+                    tracing::debug!(name = %self.name, error = %Chain(&error), "broker not entered");
                 }
             }
         }
@@ -351,7 +352,7 @@ impl Speaker {
     }
 
     fn lose(&mut self, error: &LinkError) {
-        let cause = chain(error);
+        let cause = Chain(error).to_string();
         if self.role == Role::Keeper {
             self.shared.down(&cause);
         } else if matches!(error, LinkError::Refused(_) | LinkError::Unconfirmed) {

@@ -210,14 +210,3 @@ pub(super) enum LinkError {
     #[error("the broker did not confirm in time")]
     Unconfirmed,
 }
-
-/// An error with its causes, each once.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
