@@ -219,6 +219,8 @@ pub struct Stream {
     pub received: u64,
     /// What the peer said that it holds and was not settled, when the session began; shrinks as it is.
     pub backlog: u64,
+    /// Events that came again after they were settled.
+    pub duplicates: u64,
     /// Gaps told by the peer.
     pub gaps: u64,
     /// Events lost in those gaps.
