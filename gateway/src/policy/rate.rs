@@ -39,7 +39,7 @@ impl Meter {
     }
 
     /// Takes the tokens of what was read, going into debt if they are not there.
-    pub fn charge(&self, now: Instant, events: usize, bytes: usize, limits: &Limits) {
+    pub fn charge(&self, now: Instant, events: u64, bytes: u64, limits: &Limits) {
         let now = self.nanos(now);
         self.events.charge(now, events, limits.events_per_second);
         self.bytes.charge(now, bytes, limits.bytes_per_second);
@@ -66,8 +66,7 @@ impl Bucket {
         self.0.load(Ordering::Relaxed).saturating_sub(now.saturating_add(Self::DEPTH))
     }
 
-    fn charge(&self, now: u64, tokens: usize, rate: NonZeroU32) {
-        let tokens = u64::try_from(tokens).unwrap_or(u64::MAX);
+    fn charge(&self, now: u64, tokens: u64, rate: NonZeroU32) {
         let cost = tokens.saturating_mul(Self::DEPTH) / u64::from(rate.get());
         // Only the sum counts, not who came first; so no ordering is needed.
         let _previous = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full| {
