@@ -1,0 +1,185 @@
+//! What sessions count.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Counters of sessions. `opened - closed = active`, for each role and site.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    opened: Family<Who, Counter>,
+    closed: Family<Why, Counter>,
+    active: Family<Who, Gauge>,
+    events: Family<Outcome, Counter>,
+    gaps: Counter,
+    lost: Counter,
+    calls: Family<Call, Counter>,
+    dropped: Family<Who, Counter>,
+    confirm: Histogram,
+    sites: Arc<Mutex<HashSet<String>>>,
+}
+
+/// Sites that have a label of their own; the rest share `other`, because sites are named by certificates.
+const MOST_SITES: usize = 64;
+
+/// Whose session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Who {
+    role: String,
+    site: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    role: String,
+    site: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    call: &'static str,
+    outcome: &'static str,
+}
+
+impl Metrics {
+    /// Makes the metrics and shows them in `registry`, whose prefix is that of the gateway.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for outcome in ["settled", "rejected", "duplicate"] {
+            metrics.outcome(outcome);
+        }
+        let registry = registry.sub_registry_with_prefix("session");
+        registry.register("opened", "Sessions admitted", metrics.opened.clone());
+        registry.register("closed", "Sessions that ended", metrics.closed.clone());
+        registry.register("active", "Sessions now", metrics.active.clone());
+        registry.register("events", "Events received on sessions", metrics.events.clone());
+        registry.register("gaps", "Gaps told by peers", metrics.gaps.clone());
+        registry.register("lost_events", "Events that peers said were lost", metrics.lost.clone());
+        registry.register("calls", "Plain calls", metrics.calls.clone());
+        registry.register(
+            "outbox_dropped_frames",
+            "Messages dropped because a subscriber read too slowly",
+            metrics.dropped.clone(),
+        );
+        registry.register_with_unit(
+            "confirm_duration",
+            "From handing a batch to the bus until it was taken as its route demands",
+            Unit::Seconds,
+            metrics.confirm.clone(),
+        );
+        metrics
+    }
+
+    /// The labels of a session.
+    pub(super) fn who(&self, role: String, site: &str) -> Who {
+        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = sites.contains(site) || (sites.len() < MOST_SITES && sites.insert(site.to_owned()));
+        Who { role, site: if known { site.to_owned() } else { "other".to_owned() } }
+    }
+
+    pub(super) fn opened(&self, who: &Who) {
+        self.opened.get_or_create(who).inc();
+        self.active.get_or_create(who).inc();
+    }
+
+    pub(super) fn closed(&self, who: &Who, reason: &'static str) {
+        let why = Why { role: who.role.clone(), site: who.site.clone(), reason };
+        self.closed.get_or_create(&why).inc();
+        self.active.get_or_create(who).dec();
+    }
+
+    pub(super) fn call(&self, call: &'static str, outcome: &'static str) {
+        self.calls.get_or_create(&Call { call, outcome }).inc();
+    }
+
+    pub(super) fn dropped(&self, who: &Who, messages: u64) {
+        self.dropped.get_or_create(who).inc_by(messages);
+    }
+
+    /// The counters that a session moves for each batch, looked up once.
+    pub(super) fn tally(&self) -> Tally {
+        Tally {
+            settled: self.outcome("settled"),
+            rejected: self.outcome("rejected"),
+            duplicate: self.outcome("duplicate"),
+            gaps: self.gaps.clone(),
+            lost: self.lost.clone(),
+            confirm: self.confirm.clone(),
+        }
+    }
+
+    fn outcome(&self, outcome: &'static str) -> Counter {
+        self.events.get_or_create_owned(&Outcome { outcome })
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let buckets =
+            [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0];
+        Self {
+            opened: Family::default(),
+            closed: Family::default(),
+            active: Family::default(),
+            events: Family::default(),
+            gaps: Counter::default(),
+            lost: Counter::default(),
+            calls: Family::default(),
+            dropped: Family::default(),
+            confirm: Histogram::new(buckets),
+            sites: Arc::default(),
+        }
+    }
+}
+
+/// Counters of one session.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    pub(super) settled: Counter,
+    pub(super) rejected: Counter,
+    pub(super) duplicate: Counter,
+    pub(super) gaps: Counter,
+    pub(super) lost: Counter,
+    pub(super) confirm: Histogram,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_authority_cannot_fill_the_labels() {
+        let metrics = Metrics::default();
+        for number in 0..1000 {
+            metrics.opened(&metrics.who("r".to_owned(), &format!("site-{number}")));
+        }
+        assert_eq!(metrics.who("r".to_owned(), "site-3").site, "site-3");
+        assert_eq!(metrics.who("r".to_owned(), "site-900").site, "other");
+    }
+
+    #[test]
+    fn opened_less_closed_is_active() {
+        let metrics = Metrics::default();
+        let who = metrics.who("r".to_owned(), "s");
+        metrics.opened(&who);
+        metrics.opened(&who);
+        metrics.closed(&who, "lost");
+        let opened = metrics.opened.get_or_create(&who).get();
+        let why = Why { role: "r".to_owned(), site: "s".to_owned(), reason: "lost" };
+        let closed = metrics.closed.get_or_create(&why).get();
+        assert_eq!(i64::try_from(opened - closed).unwrap(), metrics.active.get_or_create(&who).get());
+    }
+}
