@@ -1,0 +1,361 @@
+//! One session, from its Welcome to its end.
+//!
+//! The actor is the only owner of what a session is made of. Its loop waits for whatever comes first: an order, a settled
+//! batch, room on the wire, room on the bus, a frame of the peer; it never waits for one of them alone.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use daemoneye_proto::v1::{self, link_request, link_response::Frame};
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
+use tokio::time::{self, Instant, Sleep};
+use tonic::{Code, Status};
+
+use crate::{
+    bus::Voice,
+    policy::Judge,
+    session::{
+        Drain,
+        bell::{Bell, Order, Orders},
+        carrier::Carrier,
+        credit::Amount,
+        hello,
+        outbox::Outbox,
+        registry::Seat,
+        status::Fault,
+    },
+};
+
+/// How a session ends well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// The peer half-closed and has been told everything.
+    Done,
+    /// The gateway is going away.
+    Drained,
+}
+
+/// One session.
+pub(super) struct Actor<S> {
+    pub(super) inbound: S,
+    pub(super) outbox: Outbox,
+    pub(super) carrier: Carrier,
+    pub(super) seat: Seat,
+    pub(super) judge: Judge,
+    /// Ends when the connection is cut.
+    pub(super) cut: BoxFuture<'static, ()>,
+    pub(super) clocks: Clocks,
+    pub(super) drain: Drain,
+}
+
+/// The times that a session keeps.
+pub(super) struct Clocks {
+    heartbeat: Duration,
+    /// Ends at the next moment at which something is due.
+    alarm: Pin<Box<Sleep>>,
+    next_ping: Instant,
+    /// The ping that is out.
+    ping: Option<(u64, Instant)>,
+    /// Since when the peer has not read what it is told.
+    unread: Option<Instant>,
+    next_tick: Instant,
+    /// When a draining session ends, whatever the peer does.
+    drained: Option<Instant>,
+    /// Whether the peer has half-closed.
+    ended: bool,
+}
+
+/// How often credit is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How many frames are read before looking up.
+const BURST: usize = 64;
+
+/// How long what was handed over may take to be taken, once a session is to end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long a bus may take to say what became of withdrawn batches.
+const VERDICT: Duration = Duration::from_secs(5);
+
+impl Clocks {
+    pub(super) fn new(heartbeat: Duration) -> Self {
+        let now = Instant::now();
+        // Sessions that came together, as after a restart, need not be pinged together.
+        let next_ping = now + heartbeat.mul_f64(fastrand::f64().mul_add(0.5, 0.5));
+        Self {
+            heartbeat,
+            alarm: Box::pin(time::sleep_until(next_ping)),
+            next_ping,
+            ping: None,
+            unread: None,
+            next_tick: now + TICK,
+            drained: None,
+            ended: false,
+        }
+    }
+
+    fn silence(&self) -> Duration {
+        self.heartbeat.saturating_mul(3)
+    }
+
+    /// Sets the alarm to what is due first.
+    fn arm(&mut self, grown: bool) {
+        let tick = grown.then_some(self.next_tick);
+        let due = [tick, self.drained].into_iter().flatten().fold(self.next_ping, Instant::min);
+        self.alarm.as_mut().reset(due);
+    }
+}
+
+impl<S> Actor<S>
+where
+    S: Stream<Item = Result<v1::LinkRequest, Status>> + Send + Unpin,
+{
+    /// Carries on the conversation to its end, and ends it.
+    pub(super) async fn run(mut self) {
+        let ended = self.converse().await;
+        self.leave(ended).await;
+    }
+
+    async fn converse(&mut self) -> Result<Farewell, Fault> {
+        let bell: Arc<Bell> = Arc::clone(&self.seat.bell);
+        loop {
+            if let Some(farewell) = self.farewell() {
+                return Ok(farewell);
+            }
+            let speaks = !self.outbox.is_empty() || self.carrier.is_due();
+            let reads = self.may_read();
+            let (stuck, held) = (self.carrier.stuck(), self.carrier.held_until());
+            let is_stuck = stuck.is_some();
+            tokio::select! {
+                biased;
+                // Trust before anything that the peer sends.
+                () = &mut self.cut => return Err(Fault::Cut),
+                orders = bell.rung() => self.obey(orders)?,
+                () = self.clocks.alarm.as_mut() => self.look_at_clock()?,
+                // What is settled makes room before more is read.
+                settled = self.carrier.streams.settled() => {
+                    settled?;
+                    self.carrier.note_settled();
+                }
+                room = self.outbox.room(), if speaks => {
+                    room?;
+                    self.speak();
+                }
+                () = room(stuck), if is_stuck => self.carrier.resume().await?,
+                () = until(held) => self.carrier.pump().await?,
+                frame = self.inbound.next(), if reads => self.read(frame).await?,
+            }
+        }
+    }
+
+    /// How the session ends, if it is time.
+    fn farewell(&self) -> Option<Farewell> {
+        let over = self.clocks.drained.is_some_and(|until| Instant::now() >= until);
+        let idle = self.clocks.ended && self.carrier.is_idle() && self.outbox.is_empty();
+        match (self.clocks.drained.is_some(), over || idle) {
+            (_, false) => None,
+            (true, true) => Some(Farewell::Drained),
+            (false, true) => Some(Farewell::Done),
+        }
+    }
+
+    /// Not while the peer is over its credit, or so many words wait that it would be told more than it reads.
+    fn may_read(&self) -> bool {
+        !self.clocks.ended && !self.carrier.window.is_over() && !self.outbox.is_full()
+    }
+
+    fn obey(&mut self, orders: Orders) -> Result<(), Fault> {
+        if orders.has(Order::Fence) {
+            return Err(Fault::Superseded);
+        }
+        if orders.has(Order::Rejudge) {
+            let rights = self.judge.renew(&self.carrier.rights)?;
+            self.seat.live.set_roles(rights.roles());
+            self.carrier.mouths.rejudge(&rights);
+            self.carrier.rights = rights;
+        }
+        if orders.has(Order::Drain) && self.clocks.drained.is_none() {
+            let drain = v1::Drain {
+                reconnect_after: hello::duration(self.drain.reconnect_after()),
+                alternatives: self.drain.alternatives.clone(),
+            };
+            self.outbox.say(Frame::Drain(drain));
+            self.clocks.drained = Some(Instant::now() + self.drain.grace);
+            self.clocks.arm(self.carrier.window.is_grown());
+        }
+        Ok(())
+    }
+
+    fn look_at_clock(&mut self) -> Result<(), Fault> {
+        let now = Instant::now();
+        let silence = self.clocks.silence();
+        if !self.may_read() && !self.clocks.ended {
+            // It is not the peer's silence if nobody listens.
+            self.seat.live.hear(now);
+        }
+        if self.seat.live.silence(now) >= silence {
+            return Err(Fault::Silent);
+        }
+        if self.outbox.is_empty() && !self.carrier.is_due() {
+            self.clocks.unread = None;
+        } else if now.duration_since(*self.clocks.unread.get_or_insert(now)) >= silence {
+            return Err(Fault::Silent);
+        }
+        if now >= self.clocks.next_ping {
+            let nonce = fastrand::u64(..);
+            self.clocks.ping = Some((nonce, now));
+            self.clocks.next_ping = now + self.clocks.heartbeat;
+            self.outbox.say(Frame::Ping(v1::Ping { nonce }));
+        }
+        if now >= self.clocks.next_tick {
+            self.clocks.next_tick = now + TICK;
+            let credit = self.carrier.window.tick();
+            self.grant(credit);
+        }
+        self.carrier.show();
+        self.clocks.arm(self.carrier.window.is_grown());
+        Ok(())
+    }
+
+    fn speak(&mut self) {
+        self.clocks.unread = None;
+        let carrier = &mut self.carrier;
+        self.outbox.send(|| carrier.ack().map(Frame::Ack));
+    }
+
+    fn grant(&mut self, credit: Option<Amount>) {
+        if let Some(credit) = credit {
+            self.outbox.say(Frame::Credit(hello::credit(credit)));
+        }
+    }
+
+    /// Reads a frame and those that are already here, then hands over what they brought.
+    async fn read(&mut self, first: Option<Result<v1::LinkRequest, Status>>) -> Result<(), Fault> {
+        let now = Instant::now();
+        self.seat.live.hear(now);
+        let was_grown = self.carrier.window.is_grown();
+        let mut next = first;
+        let mut left = BURST;
+        loop {
+            match next {
+                Some(Ok(frame)) => self.hear(frame, now)?,
+                Some(Err(status)) => return Err(unreadable(&status)),
+                None => {
+                    self.clocks.ended = true;
+                    break;
+                }
+            }
+            left -= 1;
+            if left == 0 || !self.may_read() {
+                break;
+            }
+            // What is not here yet is waited for by the loop, which looks at everything else first.
+            match self.inbound.next().now_or_never() {
+                Some(here) => next = here,
+                None => break,
+            }
+        }
+        self.carrier.pump().await?;
+        self.carrier.show();
+        if self.carrier.window.is_grown() && !was_grown {
+            self.clocks.next_tick = now + TICK;
+            self.clocks.arm(true);
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, request: v1::LinkRequest, now: Instant) -> Result<(), Fault> {
+        match request.frame {
+            Some(link_request::Frame::Batch(batch)) => {
+                let credit = self.carrier.receive(batch)?;
+                self.grant(credit);
+            }
+            Some(link_request::Frame::Gap(gap)) => self.carrier.receive_gap(&gap)?,
+            Some(link_request::Frame::Ping(ping)) => {
+                self.outbox.say(Frame::Pong(v1::Pong { nonce: ping.nonce }));
+            }
+            Some(link_request::Frame::Pong(pong)) => {
+                if let Some((_, sent)) = self.clocks.ping.take_if(|(nonce, _)| *nonce == pong.nonce) {
+                    self.seat.live.round_trip(now.saturating_duration_since(sent));
+                }
+            }
+            Some(link_request::Frame::Hello(_)) => {
+                return Err(Fault::broken("hello", "said once already"));
+            }
+            Some(link_request::Frame::Subscriptions(_)) => {
+                return Err(Fault::NotServed { what: "subscriptions" });
+            }
+            Some(link_request::Frame::Call(_)) => return Err(Fault::NotServed { what: "call" }),
+            Some(link_request::Frame::Reply(_)) => return Err(Fault::NotServed { what: "reply" }),
+            // A frame of a later version that this one may ignore.
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Settles what can be, withdraws the rest, gives up the seat, and says why.
+    async fn leave(mut self, ended: Result<Farewell, Fault>) {
+        self.carrier.give_up();
+        let grace = if matches!(ended, Err(Fault::Cut | Fault::Denied(_))) { Duration::ZERO } else { GRACE };
+        if time::timeout(grace, self.carrier.streams.all_settled()).await.is_err() {
+            let withdrawn = async {
+                self.carrier.mouths.close().await;
+                self.carrier.streams.all_settled().await;
+            };
+            if time::timeout(VERDICT, withdrawn).await.is_err() {
+                tracing::error!("the bus did not say what became of withdrawn batches");
+            }
+        }
+        self.carrier.mouths.release().await;
+        let (reason, detail) = match &ended {
+            Ok(Farewell::Done) => ("done", "the peer half-closed".to_owned()),
+            Ok(Farewell::Drained) => ("drained", "the gateway is going away".to_owned()),
+            Err(fault) => (fault.reason(), fault.to_string()),
+        };
+        tracing::info!(reason, detail, "peer left");
+        self.seat.leave(reason, detail);
+        let last = async {
+            while self.carrier.streams.all.iter().any(crate::session::stream::Stream::is_due) {
+                self.outbox.room().await?;
+                let streams = &mut self.carrier.streams;
+                self.outbox.send(|| streams.ack().map(|(ack, _)| Frame::Ack(ack)));
+            }
+            if let Err(fault) = &ended {
+                self.outbox.wire().send(Err(fault.into())).await.map_err(|_| Fault::Lost)?;
+            }
+            Ok::<(), Fault>(())
+        };
+        // A peer that does not read is not waited for.
+        let _told = time::timeout(GRACE, last).await;
+    }
+}
+
+/// Ends at `moment`; never, if there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the bus may have room for what found none.
+async fn room(stuck: Option<Voice>) {
+    if let Some(voice) = stuck {
+        voice.ready().await;
+    }
+}
+
+/// Why the next message could not be read: the connection is gone, or it was no message.
+fn unreadable(status: &Status) -> Fault {
+    match status.code() {
+        Code::Internal
+        | Code::InvalidArgument
+        | Code::OutOfRange
+        | Code::ResourceExhausted
+        | Code::Unimplemented
+            if std::error::Error::source(status).is_none() =>
+        {
+            Fault::broken("message", "could not be decoded, or is larger than a message may be")
+        }
+        _ => Fault::Lost,
+    }
+}

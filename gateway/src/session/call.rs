@@ -1,0 +1,205 @@
+//! `Publish`: one event, judged and confirmed by itself.
+//!
+//! The work is a task of its own, so that a caller who hangs up does not leave the mark of his stream behind what the bus
+//! has taken: with stream and sequence number the same call again cannot publish twice.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use daemoneye_bridge::{
+    bus::Taken,
+    event::{Class, Event, Seq, StreamId},
+};
+use daemoneye_proto::{MAX_SEQ, v1};
+use tokio::{
+    sync::oneshot,
+    time::{self, Instant},
+};
+
+use crate::{
+    bus::{Origin, Unsent, Voice},
+    identity::VerifiedPeer,
+    policy::{Collector, Denial, PublishPermit},
+    session::{
+        Hall, hello,
+        intake::{self, Bounds},
+        registry::{Guest, Presence},
+        status::Fault,
+    },
+};
+
+/// For how long the bus keeps a name that was used by a call, in case another call follows.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// An event that may be published.
+struct Permitted {
+    permit: PublishPermit,
+    collector: Arc<Collector>,
+    event: Event,
+    /// Its place, if the caller names one.
+    place: Option<(StreamId, Seq)>,
+}
+
+/// Publishes one event and waits until it is confirmed.
+pub(super) async fn publish(
+    hall: Arc<Hall>,
+    peer: &VerifiedPeer,
+    request: v1::PublishRequest,
+) -> Result<v1::PublishResponse, Fault> {
+    if hall.leash.is_draining() {
+        return Err(hall.draining());
+    }
+    let presence = hall.registry.admit(Guest::Call, peer.id())?;
+    let permitted = judge(&hall, peer, request)?;
+    let patience = hall.config.publish_timeout;
+    let (done, confirmed) = oneshot::channel();
+    let work = Arc::clone(&hall);
+    hall.leash.spawn(async move { carry(work, presence, permitted, done).await });
+    match time::timeout(patience, confirmed).await {
+        Ok(Ok(outcome)) => outcome.map(|duplicate| v1::PublishResponse { duplicate }),
+        Ok(Err(_)) => Err(Fault::BusGone),
+        Err(_) => Err(Fault::Unconfirmed),
+    }
+}
+
+fn judge(hall: &Hall, peer: &VerifiedPeer, request: v1::PublishRequest) -> Result<Permitted, Fault> {
+    let place = place(&request.stream, request.seq)?;
+    let rights = hall.judge.rights(peer)?;
+    let mut speaker = rights.speaker(&request.collector)?;
+    let mut permit = speaker.permit();
+    let topic = speaker.allow(&mut permit, &request.topic);
+    let granted = usize::try_from(rights.limits().max_message.get()).unwrap_or(usize::MAX);
+    let bounds = Bounds { max_payload: hall.config.max_payload.min(granted), keep_seqs: false };
+    let judged = intake::judge(&topic, &request.payload, bounds);
+    speaker.count(u64::from(judged.is_ok()), u64::from(judged.is_err()));
+    let topic = match judged {
+        Ok(topic) => topic,
+        Err(rejection) => {
+            // The policy's word is a denial; what is wrong with the payload is the caller's mistake.
+            topic.map_err(Fault::Denied)?;
+            return Err(Fault::broken("payload", rejection.reason));
+        }
+    };
+    charge(hall, peer, &request.payload, rights.limits())?;
+    let event = Event { topic, payload: request.payload, time: request.time_unix_nanos };
+    Ok(Permitted { permit, collector: Arc::clone(speaker.collector()), event, place })
+}
+
+fn charge(
+    hall: &Hall,
+    peer: &VerifiedPeer,
+    payload: &Bytes,
+    limits: &crate::policy::Limits,
+) -> Result<(), Fault> {
+    let (meter, now) = (hall.judge.meter(peer.id()), Instant::now());
+    let wait = meter.debt(now);
+    if !wait.is_zero() {
+        return Err(Fault::OverRate { wait });
+    }
+    meter.charge(now, 1, u64::try_from(payload.len()).unwrap_or(u64::MAX), limits);
+    Ok(())
+}
+
+/// Stream and sequence number go together or not at all.
+fn place(stream: &[u8], seq: Seq) -> Result<Option<(StreamId, Seq)>, Fault> {
+    match (stream.is_empty(), seq) {
+        (true, 0) => Ok(None),
+        (true, _) => Err(Fault::broken("seq", "must be 0 without a stream")),
+        (false, 1..=MAX_SEQ) => Ok(Some((hello::stream_id("stream", stream)?, seq))),
+        (false, _) => Err(Fault::broken("seq", "must be 1 to 2^63 - 1 with a stream")),
+    }
+}
+
+/// Carries one event to the bus, whether or not its caller still waits.
+async fn carry(
+    hall: Arc<Hall>,
+    presence: Presence,
+    permitted: Permitted,
+    done: oneshot::Sender<Result<bool, Fault>>,
+) {
+    let mut voice = None;
+    let outcome = settle(&hall, permitted, &mut voice).await;
+    // The caller may have hung up; the mark has moved all the same.
+    let _told = done.send(outcome);
+    drop(presence);
+    if let Some(voice) = voice {
+        linger(&hall, voice).await;
+    }
+}
+
+/// Says whether the gateway had the event already.
+async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> Result<bool, Fault> {
+    let Permitted { permit, collector, event, place } = permitted;
+    let peer = collector.owner();
+    let mut numbered = None;
+    if let Some((stream, seq)) = place {
+        let claim = hall.registry.claim(peer, &[stream], None, hall.config.publish_timeout).await?;
+        let mark = hall.state.stream(&peer.to_string(), stream, Class::Telemetry).await?;
+        let hwm = mark.hwm();
+        if seq <= hwm {
+            return Ok(true);
+        }
+        if seq > hwm + 1 {
+            return Err(Fault::SkippedAhead { expected: hwm + 1, got: seq });
+        }
+        numbered = Some((claim, mark));
+    }
+    let voice = hall.bus.open(&collector).await?;
+    let voice = used.insert(voice);
+    let origin = Origin { stream: place.map(|(stream, _)| stream), seqs: &[place.map_or(0, |(_, seq)| seq)] };
+    let mut batch = voice.seal(permit, vec![event], &origin);
+    let ticket = loop {
+        match voice.try_send(batch) {
+            Ok(ticket) => break ticket,
+            Err(Unsent::Closed) => return Err(Fault::BusGone),
+            Err(Unsent::Full(again)) => batch = again,
+        }
+        voice.ready().await;
+    };
+    match ticket.await {
+        Taken::All => {}
+        Taken::Withdrawn => return Err(Fault::Withdrawn),
+    }
+    if let (Some((_claim, mark)), Some((_, seq))) = (&numbered, place) {
+        mark.advance(seq);
+    }
+    Ok(false)
+}
+
+/// Keeps the name for a moment, unless somebody else keeps it: calls come in rows, and registering a name costs more than
+/// a call.
+async fn linger(hall: &Hall, voice: Voice) {
+    if !voice.is_shared() {
+        tokio::select! {
+            biased;
+            () = hall.leash.draining() => {}
+            () = time::sleep(LINGER) => {}
+        }
+    }
+    voice.release().await;
+}
+
+/// The outcome of a call, as metrics name it.
+pub(super) const fn outcome<T>(result: &Result<T, Fault>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(Fault::Denied(Denial::Malformed(_))) => "protocol",
+        Err(fault) => fault.reason(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_and_sequence_number_go_together() {
+        assert!(place(&[], 0).unwrap().is_none());
+        assert!(place(&[7; 16], 1).unwrap().is_some());
+        for (stream, seq) in
+            [(&[][..], 1), (&[7; 16][..], 0), (&[7; 16][..], 1 << 63), (&[7; 15][..], 1), (&[0; 16][..], 1)]
+        {
+            assert!(place(stream, seq).is_err(), "{stream:?} {seq}");
+        }
+    }
+}

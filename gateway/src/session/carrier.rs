@@ -1,0 +1,337 @@
+//! Carries events from the wire to the bus: sequence, rate, verdict, hand-over.
+//!
+//! What was read waits in a backlog while the peer is over its rate or the bus has no room, so that pings behind it are
+//! still answered; the credit bounds the backlog. What is handed over is remembered by its stream until it is settled.
+
+use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering::Relaxed};
+
+use daemoneye_bridge::event::Seq;
+use daemoneye_proto::v1;
+use tokio::time::Instant;
+
+use crate::{
+    bus::{Origin, Outgoing, Unsent, Voice},
+    policy::{Meter, Rights},
+    session::{
+        credit::{Amount, Window},
+        hello::Listed,
+        intake::{self, Bounds, Gathering},
+        live::Live,
+        metrics::Tally,
+        mouths::Mouths,
+        status::Fault,
+        stream::{Pending, Streams, Weight},
+    },
+};
+
+/// The data path of one session.
+#[derive(Debug)]
+pub(super) struct Carrier {
+    pub(super) streams: Streams,
+    pub(super) window: Window,
+    pub(super) rights: Rights,
+    pub(super) mouths: Mouths,
+    listed: Vec<Listed>,
+    meter: Arc<Meter>,
+    tally: Tally,
+    live: Arc<Live>,
+    /// The most that the configuration allows, whatever the policy says.
+    max_payload: usize,
+    /// Read, and not judged yet.
+    backlog: VecDeque<Read>,
+    /// Being put together.
+    gathered: Option<Gathered>,
+    /// Found no room on the bus; nothing overtakes it.
+    unsent: Option<Waiting>,
+    /// Until when the peer's rate holds the backlog back.
+    held_until: Option<Instant>,
+}
+
+/// A frame whose sequence numbers have been checked.
+#[derive(Debug)]
+enum Read {
+    Batch { stream: usize, duplicates: u64, batch: v1::Batch },
+    Gap { stream: usize, duplicates: u64, first: Seq, last: Seq },
+}
+
+/// What a gap weighs.
+const GAP: Weight = Weight { amount: Amount { events: 1, bytes: 0 }, batches: 1 };
+
+#[derive(Debug)]
+struct Gathered {
+    stream: usize,
+    mouth: usize,
+    gathering: Gathering,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    stream: usize,
+    mouth: usize,
+    pending: Pending,
+    batch: Outgoing,
+}
+
+/// What a carrier is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) streams: Streams,
+    pub(super) listed: Vec<Listed>,
+    pub(super) window: Window,
+    pub(super) rights: Rights,
+    pub(super) mouths: Mouths,
+    pub(super) meter: Arc<Meter>,
+    pub(super) tally: Tally,
+    pub(super) live: Arc<Live>,
+    pub(super) max_payload: usize,
+}
+
+impl Carrier {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            streams: parts.streams,
+            window: parts.window,
+            rights: parts.rights,
+            mouths: parts.mouths,
+            listed: parts.listed,
+            meter: parts.meter,
+            tally: parts.tally,
+            live: parts.live,
+            max_payload: parts.max_payload,
+            backlog: VecDeque::new(),
+            gathered: None,
+            unsent: None,
+            held_until: None,
+        }
+    }
+
+    /// Bytes of one payload, as the policy stands.
+    pub(super) fn max_payload(&self) -> usize {
+        let granted = usize::try_from(self.rights.limits().max_message.get()).unwrap_or(usize::MAX);
+        self.max_payload.min(granted)
+    }
+
+    /// Takes a batch in; answers with a new credit, if it should be raised.
+    pub(super) fn receive(&mut self, batch: v1::Batch) -> Result<Option<Amount>, Fault> {
+        intake::check(&batch)?;
+        let stream = self.find("batch.stream", &batch.stream)?;
+        let amount = intake::weigh(&batch);
+        let duplicates = self.accept(stream, batch.first_seq, amount.events)?;
+        self.tally.duplicate.inc_by(duplicates);
+        self.live.bytes.fetch_add(amount.bytes, Relaxed);
+        self.backlog.push_back(Read::Batch { stream, duplicates, batch });
+        Ok(self.window.received(amount))
+    }
+
+    /// Takes a gap in.
+    pub(super) fn receive_gap(&mut self, gap: &v1::Gap) -> Result<(), Fault> {
+        let stream = self.find("gap.stream", &gap.stream)?;
+        let count = gap.last_seq.checked_sub(gap.first_seq).and_then(|count| count.checked_add(1));
+        let count = count.ok_or_else(|| Fault::broken("gap.last_seq", "below first_seq"))?;
+        let duplicates = self.accept(stream, gap.first_seq, count)?;
+        let lost = count.saturating_sub(duplicates);
+        if lost > 0 {
+            self.tally.gaps.inc();
+            self.tally.lost.inc_by(lost);
+        }
+        self.backlog.push_back(Read::Gap { stream, duplicates, first: gap.first_seq, last: gap.last_seq });
+        // A gap holds no event, but it is kept until it is settled, and a flood of them must not be.
+        self.window.received(GAP.amount);
+        Ok(())
+    }
+
+    fn find(&self, field: &'static str, id: &[u8]) -> Result<usize, Fault> {
+        self.streams.find(id).ok_or_else(|| Fault::broken(field, "not listed in Hello"))
+    }
+
+    fn accept(&mut self, stream: usize, first: Seq, count: u64) -> Result<u64, Fault> {
+        let stream = self.streams.all.get_mut(stream).ok_or(Fault::Lost)?;
+        let duplicates = stream.cursor.accept(first, count)?;
+        stream.counts.duplicates.fetch_add(duplicates, Relaxed);
+        stream.counts.received.store(stream.cursor.received(), Relaxed);
+        Ok(duplicates)
+    }
+
+    /// Judges what was read and hands it over, until the peer's rate or the bus says wait.
+    pub(super) async fn pump(&mut self) -> Result<(), Fault> {
+        let now = Instant::now();
+        self.held_until = None;
+        while self.unsent.is_none()
+            && let Some(read) = self.backlog.pop_front()
+        {
+            let debt = self.meter.debt(now);
+            if !debt.is_zero() {
+                self.backlog.push_front(read);
+                self.held_until = Some(now + debt);
+                break;
+            }
+            if !self.fits(&read) {
+                self.backlog.push_front(read);
+                self.hand_over(now)?;
+                continue;
+            }
+            match read {
+                Read::Batch { stream, duplicates, batch } => {
+                    self.judge(stream, duplicates, batch, now).await?
+                }
+                Read::Gap { stream, duplicates, first, last } => {
+                    self.pass(stream, (first, last), duplicates, now)
+                }
+            }
+        }
+        if self.unsent.is_none() { self.hand_over(now) } else { Ok(()) }
+    }
+
+    /// Whether `read` may be put to what is being gathered.
+    fn fits(&mut self, read: &Read) -> bool {
+        let Some(gathered) = &self.gathered else { return true };
+        let Read::Batch { stream, batch, .. } = read else { return false };
+        *stream == gathered.stream
+            && !gathered.gathering.is_full()
+            && self.mouths.is(gathered.mouth, &batch.collector)
+    }
+
+    async fn judge(
+        &mut self,
+        stream: usize,
+        duplicates: u64,
+        batch: v1::Batch,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        let amount = intake::weigh(&batch);
+        let (events, bytes) = (amount.events, amount.bytes);
+        self.meter.charge(now, events, bytes, self.rights.limits());
+        let mouth = match self.mouths.find(&batch.collector, &self.rights).await? {
+            Ok(mouth) => mouth,
+            Err(rejection) => {
+                let rejected = intake::refuse(&batch, duplicates, &rejection);
+                let last = batch.first_seq.saturating_add(events).saturating_sub(1);
+                let weight = Weight { amount, batches: 1 };
+                self.remember(stream, Pending { last, ticket: None, rejected, weight, since: now });
+                return Ok(());
+            }
+        };
+        let max_payload = self.max_payload();
+        let Some(found) = self.mouths.get(mouth) else { return Ok(()) };
+        let Ok(speaker) = &mut found.speaker else { return Ok(()) };
+        let bounds = Bounds { max_payload, keep_seqs: found.voice.wraps() };
+        let gathered = self.gathered.get_or_insert_with(|| {
+            let gathering = Gathering::new(speaker.permit());
+            Gathered { stream, mouth, gathering }
+        });
+        gathered.gathering.add(batch, duplicates, speaker, bounds);
+        Ok(())
+    }
+
+    /// Hands what was gathered to the bus.
+    fn hand_over(&mut self, now: Instant) -> Result<(), Fault> {
+        let Some(Gathered { stream, mouth, gathering }) = self.gathered.take() else { return Ok(()) };
+        let Gathering { permit, events, seqs, rejected, last, amount, batches } = gathering;
+        let weight = Weight { amount, batches };
+        let pending = Pending { last, ticket: None, rejected, weight, since: now };
+        if events.is_empty() {
+            drop(permit);
+            self.remember(stream, pending);
+            return Ok(());
+        }
+        let id = self.listed.get(stream).map(|listed| listed.id);
+        let Some(voice) = self.mouths.voice(mouth) else { return Err(Fault::BusGone) };
+        let batch = voice.seal(permit, events, &Origin { stream: id, seqs: &seqs });
+        self.send(Waiting { stream, mouth, pending, batch })
+    }
+
+    fn send(&mut self, waiting: Waiting) -> Result<(), Fault> {
+        let Waiting { stream, mouth, mut pending, batch } = waiting;
+        let Some(voice) = self.mouths.voice(mouth) else { return Err(Fault::BusGone) };
+        match voice.try_send(batch) {
+            Ok(ticket) => {
+                pending.ticket = Some(ticket);
+                self.remember(stream, pending);
+                Ok(())
+            }
+            Err(Unsent::Full(batch)) => {
+                self.unsent = Some(Waiting { stream, mouth, pending, batch });
+                Ok(())
+            }
+            Err(Unsent::Closed) => Err(Fault::BusGone),
+        }
+    }
+
+    /// A gap is settled when all before it is.
+    fn pass(&mut self, stream: usize, range: (Seq, Seq), duplicates: u64, now: Instant) {
+        let lost = range.1.saturating_sub(range.0).saturating_add(1).saturating_sub(duplicates);
+        if let Some(stream) = self.streams.all.get(stream)
+            && lost > 0
+        {
+            stream.counts.gaps.fetch_add(1, Relaxed);
+            stream.counts.lost.fetch_add(lost, Relaxed);
+        }
+        let pending = Pending { last: range.1, ticket: None, rejected: Vec::new(), weight: GAP, since: now };
+        self.remember(stream, pending);
+    }
+
+    fn remember(&mut self, stream: usize, pending: Pending) {
+        self.tally.rejected.inc_by(u64::try_from(pending.rejected.len()).unwrap_or(u64::MAX));
+        if let Some(stream) = self.streams.all.get_mut(stream) {
+            stream.push(pending);
+        }
+    }
+
+    /// The voice whose batch found no room on the bus.
+    pub(super) fn stuck(&self) -> Option<Voice> {
+        self.unsent.as_ref().and_then(|waiting| self.mouths.voice(waiting.mouth)).cloned()
+    }
+
+    /// Tries again what found no room, and goes on.
+    pub(super) async fn resume(&mut self) -> Result<(), Fault> {
+        if let Some(waiting) = self.unsent.take() {
+            self.send(waiting)?;
+        }
+        self.pump().await
+    }
+
+    /// Until when the peer's rate holds it back.
+    pub(super) const fn held_until(&self) -> Option<Instant> {
+        self.held_until
+    }
+
+    /// Something was settled: says how long the bus took.
+    pub(super) fn note_settled(&mut self) {
+        let now = Instant::now();
+        for since in self.streams.since() {
+            self.tally.confirm.observe(now.saturating_duration_since(since).as_secs_f64());
+        }
+    }
+
+    /// The next ack that is due.
+    pub(super) fn ack(&mut self) -> Option<v1::Ack> {
+        let (ack, weight) = self.streams.ack()?;
+        self.window.settled(weight.amount, weight.batches);
+        self.tally.settled.inc_by(weight.amount.events);
+        self.live.events.fetch_add(weight.amount.events, Relaxed);
+        Some(ack)
+    }
+
+    /// Whether an ack is due.
+    pub(super) fn is_due(&self) -> bool {
+        self.streams.all.iter().any(crate::session::stream::Stream::is_due)
+    }
+
+    /// Whether everything that was read is settled and told.
+    pub(super) fn is_idle(&self) -> bool {
+        self.backlog.is_empty() && self.unsent.is_none() && self.streams.is_idle()
+    }
+
+    /// Drops what was read and not handed over: the peer has it still.
+    pub(super) fn give_up(&mut self) {
+        self.backlog.clear();
+        self.gathered = None;
+        self.unsent = None;
+    }
+
+    /// Shows how much is in flight.
+    pub(super) fn show(&self) {
+        self.live.in_flight.store(self.window.in_flight().events, Relaxed);
+        self.live.credit.store(self.window.credit().events, Relaxed);
+    }
+}
