@@ -21,6 +21,9 @@ use crate::{
 /// The prefix of environment variables that override the file.
 const PREFIX: &str = "DAEMONEYE_BRIDGE";
 
+/// Where the spool is if the file does not say.
+const SPOOL: &str = "/var/lib/daemoneye/spool";
+
 /// Settings of a leaf; every value is usable as it stands.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "File")]
@@ -49,6 +52,12 @@ impl Config {
     /// [`SettingsError`] names the place, the key and the remedy.
     pub fn load(file: &Path) -> Result<Self, SettingsError> {
         settings::load(Some(file), PREFIX)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::try_from(File::default()).expect("the defaults fit together")
     }
 }
 
@@ -86,7 +95,7 @@ struct File {
     unix_socket: door::Config,
     forward: ForwardFile,
     spool: Option<spool::Config>,
-    uplink: Option<uplink::Config>,
+    uplink: uplink::Config,
     health: HealthFile,
     drain: DrainFile,
     log: log::Config,
@@ -181,8 +190,8 @@ impl TryFrom<File> for Config {
         Ok(Self {
             bus,
             forward: Forward { patterns: file.forward.patterns, naming },
-            spool: file.spool.ok_or(ConfigError::Missing("spool", "directory"))?,
-            uplink: file.uplink.ok_or(ConfigError::Missing("uplink", "gateways"))?,
+            spool: file.spool.unwrap_or_else(|| spool::Config::at(SPOOL)),
+            uplink: file.uplink,
             health: file.health.enabled.then_some(file.health.bind_address),
             drain: file.drain.deadline,
             log: file.log,
@@ -199,9 +208,6 @@ pub enum ConfigError {
         "bus.foreign is set, but bus.broker = \"embedded\"; remove the section, or set bus.broker = \"foreign\""
     )]
     IdleForeign,
-    /// A section without which there is no leaf.
-    #[error("section [{0}] is missing; it needs at least {0}.{1}")]
-    Missing(&'static str, &'static str),
     /// A foreign broker is used but not described.
     #[error("bus.broker = \"foreign\" needs bus.foreign.socket_path")]
     NoForeign,
@@ -218,4 +224,32 @@ pub enum ConfigError {
     /// A route that cannot be kept.
     #[error(transparent)]
     Route(#[from] RouteError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> String {
+        settings::parse::<Config>(text, "bridge.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_documented_file_says_the_defaults() {
+        let text = include_str!("../../../deploy/bridge.toml");
+        let documented: Config = settings::parse(text, "deploy/bridge.toml").unwrap();
+        assert_eq!(format!("{documented:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    #[test]
+    fn sections_that_do_not_fit_together_are_refused_with_a_remedy() {
+        assert!(told("[bus]\nbroker = \"foreign\"").contains("needs bus.foreign.socket_path"));
+        assert!(
+            told("[bus.foreign]\nsocket_path = \"/run/b.sock\"").contains("set bus.broker = \"foreign\"")
+        );
+        assert!(told("[forward]\npatterns = []").contains("name at least one"));
+        assert!(told("[health]\nbind_address = \"0.0.0.0:9091\"").contains("use 127.0.0.1"));
+        assert!(told("[forward]\nspeakfor = true").contains("did you mean `speak_for`?"));
+        assert!(told("[forward]\npatterns = [\"events.*\"]").contains("events.*"));
+    }
 }
