@@ -33,9 +33,10 @@ pub(super) struct Lane {
     acked: Seq,
     /// The spool is not asked before, so that a small batch is followed by a larger one.
     not_before: Option<Instant>,
-    /// The spool is closed and read to its end.
-    ended: bool,
 }
+
+/// How long a spool that has nothing more to give is left alone.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How large a batch may be.
 #[derive(Clone, Copy, Debug)]
@@ -67,13 +68,12 @@ impl Lane {
             flight: Flight::default(),
             acked: from.saturating_sub(1),
             not_before: None,
-            ended: false,
         }
     }
 
     /// Whether more should be read.
     pub(super) const fn is_hungry(&self) -> bool {
-        self.pending.is_none() && !self.ended
+        self.pending.is_none()
     }
 
     /// Whether nothing is in flight.
@@ -99,7 +99,8 @@ impl Lane {
     /// Takes in what was read. A batch smaller than `cut` makes the next read wait for `linger`.
     pub(super) fn accept(&mut self, chunk: Option<Chunk>, cut: Cut, linger: Duration) -> Accepted {
         let Some(parcel) = chunk.map(Parcel::from) else {
-            self.ended = true;
+            // Closed, or the reading was cut: the one goes with this process, the other is worth another try.
+            self.not_before = Some(Instant::now() + PAUSE);
             return Accepted::Pending;
         };
         let seq = parcel.first_seq();

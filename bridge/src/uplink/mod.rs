@@ -55,8 +55,8 @@ pub struct Uplink {
 impl Uplink {
     /// Loads the certificates and makes an uplink of `spool`; reads files.
     ///
-    /// The futures are the uplink: one carries events, one follows changes of the certificates. The first ends after
-    /// [`Self::finish`], the second never.
+    /// The futures are the uplink: one carries events, one follows changes of the certificates. They end after
+    /// [`Self::finish`].
     ///
     /// # Errors
     ///
@@ -67,9 +67,15 @@ impl Uplink {
         let (finish, finishing) = watch::channel(None);
         let reload = config.reload;
         let keeper = Keeper::new(config, spool, store.clone(), status, finishing);
-        let followed = store.clone();
-        let follow = async move { followed.follow(reload, |_| {}).await };
         let uplink = Self { status: seen, finish: Arc::new(finish), store };
+        let followed = uplink.clone();
+        let follow = async move {
+            tokio::select! {
+                biased;
+                () = followed.ended() => {}
+                () = followed.store.follow(reload, |_| {}) => {}
+            }
+        };
         Ok((uplink, vec![Box::pin(keeper.run()), Box::pin(follow)]))
     }
 
