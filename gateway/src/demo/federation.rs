@@ -51,7 +51,7 @@ impl Site {
     }
 }
 
-const POLICY: &str = r##"# The collectors of two sites may publish process events, through the leaf of their site.
+const POLICY: &str = r#"# The collectors of two sites may publish process events, through the leaf of their site.
 [[role]]
 name = "bridge"
 match = { identity = "bridge-*", site = ["site-a", "site-b"] }
@@ -60,7 +60,7 @@ publish = ["events.process.#"]
 events_per_second = 100000
 bytes_per_second = "64 MiB"
 connections = 1
-"##;
+"#;
 
 /// Where the gateway listens.
 #[derive(Clone, Copy, Debug)]

@@ -19,6 +19,7 @@ use std::{path::PathBuf, time::Duration};
 
 mod ask;
 mod child;
+mod collector;
 mod federation;
 mod folder;
 pub mod latencies;
@@ -32,6 +33,7 @@ mod table;
 mod tail;
 mod tally;
 
+pub use collector::{CollectorError, Post, collect};
 pub use federation::DemoError;
 pub use naps::NAP;
 pub use show::run;
@@ -55,5 +57,5 @@ pub enum Outcome {
     Whole,
 }
 
-/// The hidden subcommand that runs a leaf with its collector.
+/// The hidden subcommand that runs [`collect`].
 pub const LEAF: &str = "demo-leaf";
