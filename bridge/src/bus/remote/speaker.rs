@@ -18,7 +18,7 @@ use crate::{
             Claim, Shared,
             backoff::Backoff,
             ledger::Ledger,
-            wire::{Connection, LinkError},
+            wire::{Connection, DialError, LinkError},
         },
     },
     native::codec::server::ServerFrame,
@@ -185,6 +185,7 @@ impl Speaker {
     /// Dials until the broker lets us in; `None` if meanwhile nobody needs that any more.
     async fn redial(&mut self, backoff: &mut Backoff) -> Option<Connection> {
         let (shared, name) = (Arc::clone(&self.shared), self.name.clone());
+        let mut told = String::new();
         loop {
             let pause = backoff.next();
             let dialled = async {
@@ -206,14 +207,22 @@ impl Speaker {
             };
             match dialled {
                 Ok(connection) => return Some(connection),
-                Err(error) if self.role == Role::Keeper => self.shared.down(&Chain(&error).to_string()),
-                Err(error) if error.is_taken() => {
-                    tracing::warn!(error = %Chain(&error), "broker not entered");
-                }
-                Err(error) => {
-                    tracing::debug!(name = %self.name, error = %Chain(&error), "broker not entered");
-                }
+                Err(error) => self.shut_out(&error, &mut told),
             }
+        }
+    }
+
+    /// Tells why the broker does not let us in. That it is away is the keeper's to tell; that it refuses one name is told
+    /// once for each cause.
+    fn shut_out(&self, error: &DialError, told: &mut String) {
+        let cause = Chain(error).to_string();
+        if self.role == Role::Keeper {
+            self.shared.down(&cause);
+        } else if error.is_away() || cause == *told {
+            tracing::debug!(name = %self.name, error = cause, "broker not entered");
+        } else {
+            tracing::warn!(name = %self.name, error = cause, "broker not entered, batches wait");
+            *told = cause;
         }
     }
 

@@ -189,6 +189,11 @@ impl DialError {
     pub(super) const fn is_taken(&self) -> bool {
         matches!(self, Self::Taken { .. })
     }
+
+    /// Whether the broker itself is missing, whoever asks.
+    pub(super) const fn is_away(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Io(_) | Self::Silent)
+    }
 }
 
 /// Why a connection ended.
