@@ -130,16 +130,20 @@ impl VerifiedPeer {
         self.0.not_after
     }
 
-    /// A peer for unit tests of later stages, with a certificate that says nothing.
+    /// A peer for unit tests of later stages; its certificate says nothing of note.
     #[cfg(test)]
     pub(crate) fn assume(id: PeerId) -> Self {
+        Self::assume_until(id, SystemTime::now() + std::time::Duration::from_hours(24))
+    }
+
+    /// As [`Self::assume`], with an end.
+    #[cfg(test)]
+    pub(crate) fn assume_until(id: PeerId, not_after: SystemTime) -> Self {
         use crate::pki::{Authority, Leaf};
 
-        let authority = Authority::root("assumed").expect("a root can be made");
-        let leaf = Leaf::collector("assumed.test", id.site(), id.name());
-        let issued = authority.issue(&leaf).expect("a leaf can be issued");
-        let certificate = Certificate::parse(issued.der()).expect("an issued certificate can be read");
-        let not_after = certificate.not_after();
+        let authority = Authority::root("assumed").unwrap();
+        let issued = authority.issue(&Leaf::client(id.name())).unwrap();
+        let certificate = Certificate::parse(issued.der()).unwrap();
         Self(Arc::new(Proof { id, certificate, anchor: "assumed".to_owned(), not_after }))
     }
 }

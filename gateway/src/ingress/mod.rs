@@ -8,6 +8,9 @@
 mod config;
 mod stream;
 
+#[cfg(test)]
+mod tests;
+
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use daemoneye_bridge::{lifecycle::Leash, trust::LoadError};

@@ -143,3 +143,27 @@ struct Reloaded {
 struct Expiry {
     role: &'static str,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_exported_under_its_name_from_zero() {
+        let mut registry = Registry::with_prefix("daemoneye_gateway");
+        let metrics = Metrics::register(&mut registry);
+        metrics.handshake(Outcome::Refused, Duration::from_millis(3));
+        metrics.refused(RefusalReason::UnknownIssuer);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "daemoneye_gateway_tls_handshakes_total{outcome=\"refused\"} 1",
+            "daemoneye_gateway_tls_handshakes_total{outcome=\"timed_out\"} 0",
+            "daemoneye_gateway_tls_handshake_duration_seconds_count{outcome=\"refused\"} 1",
+            "daemoneye_gateway_tls_refusals_total{reason=\"unknown_issuer\"} 1",
+            "daemoneye_gateway_tls_reloads_total{outcome=\"changed\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -96,7 +96,7 @@ impl Refusals {
 const QUEUE: usize = 64;
 
 /// How often what was taken down is shown.
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(250);
 
 async fn keep(mut refusals: mpsc::Receiver<Refusal>, publish: watch::Sender<Arc<snapshot::Refusals>>) {
     let mut book = Book::default();

@@ -11,6 +11,9 @@ mod config;
 mod cut;
 mod service;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::SocketAddr,
     pin::pin,

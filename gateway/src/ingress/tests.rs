@@ -1,0 +1,281 @@
+//! Through a real socket, with authorities made at run time.
+
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use daemoneye_bridge::lifecycle::Lifecycle;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject},
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+    time::{self, Instant},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    identity,
+    ingress::{Config, Ingress, Metrics},
+    pki::{self, Authority, Certificate, ExtendedKeyUsage, Leaf, Validity},
+    snapshot::{Part, Refusal, Refusals},
+    tls,
+};
+
+const DOMAIN: &str = "td.test";
+
+/// A way in, with what comes out of it.
+struct Gate {
+    root: Authority,
+    folder: TempDir,
+    address: SocketAddr,
+    refusals: Part<Refusals>,
+    peers: mpsc::Receiver<String>,
+    store: daemoneye_bridge::trust::Store,
+    _life: Lifecycle,
+}
+
+impl Gate {
+    /// Opens one; `extra` are further keys of `[tcp]`, as JSON.
+    fn open(extra: &str) -> Self {
+        let root = Authority::root("root").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        install(&root, folder.path());
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let config: Config = serde_json::from_str(&format!(
+            r#"{{"bind_address": "127.0.0.1:0"{extra}, "tls_config":
+                {{"cert_file": "{}", "key_file": "{}", "ca_file": "{}"}}}}"#,
+            at("gateway.crt"),
+            at("gateway.key"),
+            at("ca.crt"),
+        ))
+        .unwrap();
+        let names: identity::Config = serde_json::from_str(&format!(
+            r#"{{"trust_domain": "{DOMAIN}", "dns": ["{{name}}.{{site}}.collectors.example.com"]}}"#
+        ))
+        .unwrap();
+        let life = Lifecycle::new();
+        let metrics = Metrics::default();
+        let (book, refusals, keeping) = tls::Refusals::open(metrics.tls().clone());
+        life.leash().spawn(keeping);
+        let ingress = Ingress::open(config, names, book, &metrics).unwrap();
+        let (address, store) = (ingress.local(), ingress.tls().store().clone());
+        let (told, peers) = mpsc::channel(64);
+        let serve = move |mut stream: super::PeerStream| {
+            let told = told.clone();
+            async move {
+                told.send(stream.peer().id().to_string()).await.unwrap();
+                // Echoes until the other end hangs up.
+                let (mut from, mut to) = tokio::io::split(&mut stream);
+                drop(tokio::io::copy(&mut from, &mut to).await);
+            }
+        };
+        life.leash().spawn(ingress.run(life.leash(), CancellationToken::new(), serve));
+        Self { root, folder, address, refusals, peers, store, _life: life }
+    }
+
+    async fn dial(&self, certificate: Option<&Certificate>) -> io::Result<TlsStream<TcpStream>> {
+        self.dial_as(certificate, 1, &[b"h2"]).await
+    }
+
+    /// Dials, presenting the chain `repeat` times.
+    async fn dial_as(
+        &self,
+        certificate: Option<&Certificate>,
+        repeat: usize,
+        protocols: &[&[u8]],
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.root.root_pem().as_bytes()).unwrap()).unwrap();
+        let builder = ClientConfig::builder().with_root_certificates(roots);
+        let mut config = match certificate {
+            None => builder.with_no_client_auth(),
+            Some(certificate) => {
+                let pem = certificate.chain_pem().repeat(repeat);
+                let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect();
+                let key = PrivatePkcs8KeyDer::from(certificate.key_der().to_vec());
+                builder.with_client_auth_cert(chain, PrivateKeyDer::from(key)).unwrap()
+            }
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        let tcp = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+    }
+
+    fn collector(&self, name: &str) -> Certificate {
+        self.root.issue(&Leaf::collector(DOMAIN, "site-a", name)).unwrap()
+    }
+
+    /// Waits for a refusal of this reason.
+    async fn refusal(&mut self, reason: &str) -> Refusal {
+        self.refused(reason, 1).await;
+        let refusals = self.refusals.borrow();
+        refusals.recent.iter().find(|refusal| refusal.reason == reason).unwrap().clone()
+    }
+
+    /// Waits for so many refusals of this reason.
+    async fn refused(&mut self, reason: &str, times: u64) {
+        let count = |refusals: &Refusals| {
+            let of_it = refusals.recent.iter().filter(|refusal| refusal.reason == reason);
+            of_it.map(|refusal| refusal.count).sum::<u64>()
+        };
+        let waiting = self.refusals.wait_for(|refusals| count(refusals) >= times);
+        let waited = time::timeout(PATIENCE, waiting).await;
+        waited.unwrap_or_else(|_| panic!("too few of {reason}")).unwrap();
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn install(root: &Authority, folder: &Path) {
+    let server = root.issue(&Leaf::server("gateway").dns("localhost")).unwrap();
+    pki::write_certificate(folder, "gateway", &server).unwrap();
+    pki::write_authority(folder, "ca", root).unwrap();
+}
+
+/// Writes a byte and waits for its echo.
+async fn echo(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+    stream.write_all(b"x").await?;
+    stream.read_u8().await.map(drop)
+}
+
+#[tokio::test]
+async fn a_collector_is_admitted_under_the_name_in_its_certificate() {
+    let mut gate = Gate::open("");
+    let mut stream = gate.dial(Some(&gate.collector("procmond"))).await.unwrap();
+    assert_eq!(gate.peers.recv().await.unwrap(), "site-a/procmond");
+    echo(&mut stream).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_stranger_is_refused_for_a_reason_of_his_own() {
+    let mut gate = Gate::open("");
+    let collector = || Leaf::collector(DOMAIN, "site-a", "procmond");
+    let issue = |leaf: Leaf| gate.root.issue(&leaf).unwrap();
+    let other = Authority::root("other").unwrap();
+    let cases = [
+        (Some(other.issue(&collector()).unwrap()), "unknown_issuer"),
+        (Some(issue(collector().validity(Validity::expired()))), "certificate_expired"),
+        (Some(issue(collector().validity(Validity::not_yet()))), "certificate_not_yet_valid"),
+        (Some(issue(collector().extended_usages([ExtendedKeyUsage::ServerAuth]))), "wrong_purpose"),
+        (Some(issue(collector().extended_usages([]))), "wrong_purpose"),
+        (Some(issue(collector().dns("netmond.site-a.collectors.example.com"))), "ambiguous_identity"),
+        (Some(issue(collector().dns("*.site-a.collectors.example.com"))), "bad_name"),
+        (Some(issue(collector().without_names())), "no_identity"),
+        (None, "no_certificate"),
+    ];
+    for (certificate, reason) in cases {
+        if let Ok(mut stream) = gate.dial(certificate.as_ref()).await {
+            echo(&mut stream).await.unwrap_err();
+        }
+        let refusal = gate.refusal(reason).await;
+        assert_eq!(refusal.possession_proven, certificate.is_some(), "{reason}");
+        assert_eq!(refusal.chain.len(), usize::from(certificate.is_some()), "{reason}");
+        assert!(!refusal.hint.is_empty());
+    }
+    assert!(gate.peers.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn six_certificates_garbage_and_a_missing_protocol_are_refused() {
+    let mut gate = Gate::open("");
+    let collector = gate.collector("procmond");
+    if let Ok(mut stream) = gate.dial_as(Some(&collector), 6, &[b"h2"]).await {
+        echo(&mut stream).await.unwrap_err();
+    }
+    assert!(!gate.refusal("too_many_certificates").await.possession_proven);
+
+    let mut plain = TcpStream::connect(gate.address).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    // An alert at the most, then the end.
+    drop(plain.read_to_end(&mut Vec::new()).await);
+    assert_eq!(gate.refusal("not_tls").await.stage, "tls");
+
+    for protocols in [&[][..], &[&b"http/1.1"[..]]] {
+        if let Ok(mut stream) = gate.dial_as(Some(&collector), 1, protocols).await {
+            echo(&mut stream).await.unwrap_err();
+        }
+    }
+    gate.refused("incompatible", 2).await;
+    assert!(gate.peers.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_silent_client_is_dropped_at_the_deadline() {
+    let mut gate = Gate::open(r#", "connection_timeout": "1s""#);
+    let (begun, mut silent) = (Instant::now(), TcpStream::connect(gate.address).await.unwrap());
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(gate.refusal("timed_out").await.detail, "sent no TLS greeting in time");
+}
+
+#[tokio::test]
+async fn a_crowd_of_silent_strangers_keeps_no_collector_out() {
+    let mut gate = Gate::open(r#", "max_handshakes": 4"#);
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(TcpStream::connect(gate.address).await.unwrap());
+    }
+    let begun = Instant::now();
+    let mut stream = gate.dial(Some(&gate.collector("procmond"))).await.unwrap();
+    echo(&mut stream).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(gate.peers.recv().await.unwrap(), "site-a/procmond");
+    gate.refused("crowded", 32).await;
+    assert_eq!(silent.len(), 64);
+}
+
+#[tokio::test]
+async fn one_more_than_may_be_connected_is_refused_until_one_leaves() {
+    let mut gate = Gate::open(r#", "max_connections": 1"#);
+    let certificate = gate.collector("procmond");
+    let mut first = gate.dial(Some(&certificate)).await.unwrap();
+    echo(&mut first).await.unwrap();
+    if let Ok(mut second) = gate.dial(Some(&certificate)).await {
+        echo(&mut second).await.unwrap_err();
+    }
+    gate.refusal("full").await;
+    drop(first);
+    let again = async {
+        loop {
+            if let Ok(mut stream) = gate.dial(Some(&certificate)).await
+                && echo(&mut stream).await.is_ok()
+            {
+                return;
+            }
+        }
+    };
+    time::timeout(PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_serves_the_new_certificate_and_cuts_nobody() {
+    let gate = Gate::open("");
+    let certificate = gate.collector("procmond");
+    let presented = |stream: &TlsStream<TcpStream>| {
+        stream.get_ref().1.peer_certificates().unwrap().first().unwrap().clone()
+    };
+    let mut before = gate.dial(Some(&certificate)).await.unwrap();
+    echo(&mut before).await.unwrap();
+    install(&gate.root, gate.folder.path());
+    gate.store.reload().await.unwrap();
+    let mut after = gate.dial(Some(&certificate)).await.unwrap();
+    echo(&mut after).await.unwrap();
+    echo(&mut before).await.unwrap();
+    assert_ne!(presented(&before), presented(&after));
+}
+
+#[tokio::test]
+async fn a_half_greeting_does_not_stop_the_others() {
+    let mut gate = Gate::open("");
+    let mut half = TcpStream::connect(gate.address).await.unwrap();
+    // The head of a record that announces more than will ever come.
+    half.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
+    let mut stream = gate.dial(Some(&gate.collector("procmond"))).await.unwrap();
+    echo(&mut stream).await.unwrap();
+    assert!(gate.peers.recv().await.is_some());
+}
