@@ -48,7 +48,7 @@ const NO_COLLECTOR: u16 = u16::MAX;
 /// `body` bounds its payload bytes, but for a single larger record.
 pub(super) fn encode(
     into: &mut Vec<u8>,
-    marker: &Marker,
+    marker: Marker,
     first_seq: Seq,
     records: &[Record],
     body: usize,
@@ -77,7 +77,7 @@ pub(super) fn encode(
 
     let collector = first.collector.as_deref();
     let start = into.len();
-    into.extend_from_slice(marker);
+    into.extend_from_slice(&marker);
     into.extend_from_slice(&[0; 8]);
     into.extend_from_slice(&as_u32(body_bytes).to_le_bytes());
     into.extend_from_slice(&as_u32(taken.len()).to_le_bytes());
@@ -160,11 +160,11 @@ pub(super) struct Block {
 
 impl Block {
     /// Reads what stands at `offset` of `window`.
-    pub(super) fn parse(window: &Bytes, offset: usize, marker: &Marker) -> Parsed {
+    pub(super) fn parse(window: &Bytes, offset: usize, marker: Marker) -> Parsed {
         let rest = window.get(offset..).unwrap_or_default();
         let mut fields = Fields(rest);
         let Some(found) = fields.take::<8>() else { return Parsed::Short(FIXED) };
-        if found != *marker {
+        if found != marker {
             return Parsed::Bad;
         }
         let Some(fixed) = Fixed::read(&mut fields) else { return Parsed::Short(FIXED) };
@@ -293,12 +293,12 @@ mod tests {
 
     fn block(records: &[Record]) -> (Bytes, usize) {
         let mut bytes = Vec::new();
-        let taken = encode(&mut bytes, &MARKER, 7, records, 1000);
+        let taken = encode(&mut bytes, MARKER, 7, records, 1000);
         (bytes.into(), taken)
     }
 
     fn whole(bytes: &Bytes) -> Block {
-        match Block::parse(bytes, 0, &MARKER) {
+        match Block::parse(bytes, 0, MARKER) {
             Parsed::Whole(block) => block,
             other => panic!("{other:?}"),
         }
@@ -345,7 +345,7 @@ mod tests {
             let mut flipped = bytes.to_vec();
             flipped[at / 8] ^= 1 << (at % 8);
             let flipped = Bytes::from(flipped);
-            match Block::parse(&flipped, 0, &MARKER) {
+            match Block::parse(&flipped, 0, MARKER) {
                 Parsed::Whole(block) => {
                     assert!(at / 8 >= head, "bit {at} of the head");
                     assert_eq!(block.entries().filter(|entry| entry.intact).count(), 1, "bit {at}");
@@ -359,7 +359,7 @@ mod tests {
     fn a_cut_block_is_short_at_every_byte() {
         let (bytes, _) = block(&[record(Some("p"), "a.b", "payload")]);
         for cut in 0..bytes.len() {
-            let parsed = Block::parse(&bytes.slice(..cut), 0, &MARKER);
+            let parsed = Block::parse(&bytes.slice(..cut), 0, MARKER);
             assert!(
                 matches!(parsed, Parsed::Short(need) if need > cut && need <= bytes.len()),
                 "{cut}: {parsed:?}"

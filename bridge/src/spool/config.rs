@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     event::Class,
+    settings::ByteSize,
     topic::{Pattern, Topic},
 };
 
@@ -51,16 +52,10 @@ pub struct Config {
 impl Config {
     /// The defaults, in `directory`.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "the defaults are within their bounds, as a test shows")]
     pub fn at(directory: impl Into<PathBuf>) -> Self {
-        let file = File::default();
-        Self {
-            directory: directory.into(),
-            max_bytes: file.max_bytes,
-            segment_bytes: default_segment_bytes(file.max_bytes),
-            sync: file.sync,
-            classes: file.classes,
-            dead_letter_bytes: file.dead_letter_bytes,
-        }
+        let file = File { directory: directory.into(), ..File::default() };
+        Self::try_from(file).expect("the defaults are within their bounds")
     }
 
     /// The class of a topic.
@@ -78,27 +73,27 @@ struct File {
     /// others can enter is refused.
     directory: PathBuf,
     /// At least 8 MiB. When it is met, the oldest telemetry goes, then the oldest critical events.
-    max_bytes: u64,
+    max_bytes: ByteSize,
     /// 2 MiB, so that the largest payload fits, to a quarter of `max_bytes`; at least an 8192nd of it, so that the list of
     /// segments stays short. Default: a sixteenth of it, but not over 16 MiB or a 4096th of it.
-    segment_bytes: Option<u64>,
+    segment_bytes: Option<ByteSize>,
     /// "os" or "always".
     sync: Sync,
     /// Replaces the whole list.
     classes: Vec<ClassRule>,
     /// 0 keeps none.
-    dead_letter_bytes: u64,
+    dead_letter_bytes: ByteSize,
 }
 
 impl Default for File {
     fn default() -> Self {
         Self {
             directory: PathBuf::from("/var/lib/daemoneye/spool"),
-            max_bytes: 1 << 30,
+            max_bytes: ByteSize::gib(1),
             segment_bytes: None,
             sync: Sync::default(),
             classes: default_classes(),
-            dead_letter_bytes: 16 << 20,
+            dead_letter_bytes: ByteSize::mib(16),
         }
     }
 }
@@ -107,21 +102,24 @@ impl TryFrom<File> for Config {
     type Error = ConfigError;
 
     fn try_from(file: File) -> Result<Self, ConfigError> {
-        if file.max_bytes < MIN_MAX_BYTES {
+        let max_bytes = file.max_bytes.as_u64();
+        if max_bytes < MIN_MAX_BYTES {
             return Err(ConfigError::MaxBytes(file.max_bytes));
         }
-        let segment_bytes = file.segment_bytes.unwrap_or_else(|| default_segment_bytes(file.max_bytes));
-        let least = MIN_SEGMENT_BYTES.max(file.max_bytes / 8192);
-        if !(least..=file.max_bytes / 4).contains(&segment_bytes) {
-            return Err(ConfigError::SegmentBytes { given: segment_bytes, least, most: file.max_bytes / 4 });
+        let segment_bytes =
+            file.segment_bytes.map_or_else(|| default_segment_bytes(max_bytes), ByteSize::as_u64);
+        let (least, most) = (MIN_SEGMENT_BYTES.max(max_bytes / 8192), max_bytes / 4);
+        if !(least..=most).contains(&segment_bytes) {
+            let [given, least, most] = [segment_bytes, least, most].map(ByteSize::bytes);
+            return Err(ConfigError::SegmentBytes { given, least, most });
         }
         Ok(Self {
             directory: file.directory,
-            max_bytes: file.max_bytes,
+            max_bytes,
             segment_bytes,
             sync: file.sync,
             classes: file.classes,
-            dead_letter_bytes: file.dead_letter_bytes,
+            dead_letter_bytes: file.dead_letter_bytes.as_u64(),
         })
     }
 }
@@ -156,16 +154,46 @@ fn default_classes() -> Vec<ClassRule> {
 #[non_exhaustive]
 pub enum ConfigError {
     /// Too small to hold anything.
-    #[error("max_bytes = {0} is too small; use at least 8 MiB")]
-    MaxBytes(u64),
+    #[error("max_bytes = \"{0}\" is too small; use at least \"8 MiB\"")]
+    MaxBytes(ByteSize),
     /// Out of bounds.
-    #[error("segment_bytes = {given} is out of bounds; use {least} to {most}, or leave it out")]
+    #[error("segment_bytes = \"{given}\" is out of bounds; use \"{least}\" to \"{most}\", or leave it out")]
     SegmentBytes {
         /// What was asked for.
-        given: u64,
+        given: ByteSize,
         /// Least that this `max_bytes` permits.
-        least: u64,
+        least: ByteSize,
         /// Most that this `max_bytes` permits.
-        most: u64,
+        most: ByteSize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        toml::from_str(text).map_err(|error: toml::de::Error| error.message().to_owned())
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default_that_fits() {
+        let config = parse("directory = \"/x\"").unwrap();
+        assert_eq!((config.max_bytes, config.segment_bytes, config.sync), (1 << 30, 16 << 20, Sync::Os));
+        assert_eq!(parse("max_bytes = \"8 MiB\"").unwrap().segment_bytes, 2 << 20);
+        assert_eq!(parse("max_bytes = \"1 TiB\"").unwrap().segment_bytes, 256 << 20);
+        let class = |topic: &str| config.class_of(&Topic::parse(topic).unwrap());
+        assert_eq!(class("events.process.start"), Class::Critical);
+        assert_eq!(class("events.process.metadata"), Class::Telemetry);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_a_remedy() {
+        assert!(parse("max_bytes = \"1 MiB\"").unwrap_err().contains("at least \"8 MiB\""));
+        let refused = parse("max_bytes = \"8 MiB\"\nsegment_bytes = \"4 MiB\"").unwrap_err();
+        assert!(refused.contains("\"4 MiB\" is out of bounds; use \"2 MiB\" to \"2 MiB\""), "{refused}");
+        assert!(parse("sync = \"never\"").is_err());
+        assert!(parse("max_byte = 1").is_err());
+        assert!(parse("classes = [{ pattern = \"a.*\", class = \"critical\" }]").is_err());
+    }
 }

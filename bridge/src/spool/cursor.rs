@@ -223,10 +223,8 @@ impl Cursor {
 fn locate(view: &View, position: Seq) -> Option<(Seq, Seq, u64)> {
     let after = view.segments.partition_point(|first| *first <= position);
     let first = *view.segments.get(after.checked_sub(1)?)?;
-    Some(match view.segments.get(after) {
-        Some(end) => (first, *end, u64::MAX),
-        None => (first, view.next, view.tail_bytes),
-    })
+    let tail = (first, view.next, view.tail_bytes);
+    Some(view.segments.get(after).map_or(tail, |end| (first, *end, u64::MAX)))
 }
 
 /// Topics by their text, so that events share them.

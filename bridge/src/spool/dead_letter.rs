@@ -157,12 +157,12 @@ impl Open {
     }
 }
 
-fn letter<'a>(
+fn letter(
     class: Class,
     stream: StreamId,
-    (seq, code, reason): (Seq, i32, &'a str),
+    (seq, code, reason): (Seq, i32, &str),
     event: Option<Rejected>,
-) -> Letter<'a> {
+) -> Letter<'_> {
     let reason = reason.get(..reason.floor_char_boundary(REASON)).unwrap_or_default();
     Letter { class, stream: stream.to_string(), seq, code, reason, rejected_at: age::now(), event }
 }

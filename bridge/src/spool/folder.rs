@@ -48,7 +48,7 @@ fn check_closed(directory: &Path) -> Result<(), SpoolError> {
 
     let failed = || SpoolError::io("examine", directory);
     let mode = fs::metadata(directory).map_err(failed())?.permissions().mode() & 0o7777;
-    if mode & 0o077 == 0 {
+    if mode & OTHERS_MAY == 0 {
         return Ok(());
     }
     let shared = mode & STICKY != 0 || fs::read_dir(directory).map_err(failed())?.next().is_some();
@@ -57,6 +57,10 @@ fn check_closed(directory: &Path) -> Result<(), SpoolError> {
     }
     Ok(())
 }
+
+/// What group and others may do.
+#[cfg(unix)]
+const OTHERS_MAY: u32 = 0o077;
 
 /// The bit of folders that are for everybody.
 #[cfg(unix)]
@@ -97,4 +101,13 @@ pub(super) fn segments(directory: &Path) -> Result<PerClass<BTreeMap<Seq, u64>>,
         }
     }
     Ok(found)
+}
+
+/// Removes a file of which nothing counts any more; where that fails it is looked at again at the next start.
+pub(super) fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(file = %path.display(), %error, "could not remove a file of the spool"),
+    }
 }

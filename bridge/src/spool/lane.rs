@@ -7,13 +7,12 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, File},
-    io::{self, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::{
     event::{Class, Seq, StreamId},
@@ -178,19 +177,18 @@ impl Lane {
         }
         let time = records.first().map_or(0, |record| record.time);
         let time = if time == 0 { age::now() } else { time };
-        let (header, marker, room) = match &self.active {
-            Some(active) => (None, active.marker, self.shape.segment_bytes - tail_bytes),
-            None => {
-                let header = Header { class: self.class, first: self.next, time, marker: random_marker() };
-                buffer.extend_from_slice(&header.encode());
-                (Some(header), header.marker, self.shape.segment_bytes)
-            }
+        let (header, marker, room) = if let Some(active) = &self.active {
+            (None, active.marker, self.shape.segment_bytes - tail_bytes)
+        } else {
+            let header = Header::new(self.class, self.next, time);
+            buffer.extend_from_slice(&header.encode());
+            (Some(header), header.marker, self.shape.segment_bytes)
         };
         let most = usize::try_from(room.min(self.shape.flush_bytes())).unwrap_or(usize::MAX);
         let mut events = 0;
         while let Some(rest) = records.get(events..).filter(|rest| !rest.is_empty()) {
             events +=
-                block::encode(buffer, &marker, self.next + events as u64, rest, self.shape.block_bytes());
+                block::encode(buffer, marker, self.next + events as u64, rest, self.shape.block_bytes());
             if buffer.len() >= most {
                 break;
             }
@@ -224,7 +222,7 @@ impl Lane {
             .map_err(SpoolError::io("create", &path))?;
         if let Err(error) = file.write_all(buffer) {
             drop(file);
-            remove(&path);
+            folder::remove(&path);
             return Err(SpoolError::io("write", &path)(error));
         }
         self.segments.push_back(Segment { first: header.first, bytes: buffer.len() as u64 });
@@ -259,7 +257,7 @@ impl Lane {
     }
 
     /// Brings to the disk what was written since the last commit.
-    pub(super) fn sync(&mut self) -> Result<(), SpoolError> {
+    pub(super) fn sync(&self) -> Result<(), SpoolError> {
         let failed = || SpoolError::io("flush to disk the segments in", &self.directory);
         for file in &self.unsynced {
             file.sync_data().map_err(failed())?;
@@ -288,7 +286,7 @@ impl Lane {
         let taken_back = self.next.saturating_sub(self.committed.next);
         while let Some(tail) = self.segments.pop_back_if(|tail| tail.first >= self.committed.next) {
             self.active = None;
-            remove(&segment::path(&self.directory, self.class, tail.first));
+            folder::remove(&segment::path(&self.directory, self.class, tail.first));
         }
         if let (Some(tail), Some(committed)) = (self.segments.back_mut(), self.committed.tail)
             && tail.first == committed.first
@@ -300,7 +298,7 @@ impl Lane {
             match File::options().write(true).open(&path).and_then(|file| file.set_len(committed.bytes)) {
                 Ok(()) => tail.bytes = committed.bytes,
                 Err(error) => {
-                    tracing::error!(file = %path.display(), %error, "could not take back a failed write")
+                    tracing::error!(file = %path.display(), %error, "could not take back a failed write");
                 }
             }
         }
@@ -312,7 +310,7 @@ impl Lane {
     }
 
     /// Gives the stream a new name.
-    pub(super) fn rename(&mut self, stream: StreamId) -> StreamId {
+    pub(super) const fn rename(&mut self, stream: StreamId) -> StreamId {
         std::mem::replace(&mut self.stream, stream)
     }
 
@@ -368,7 +366,7 @@ impl Lane {
     }
 
     /// Shows readers the list of segments and where they end.
-    pub(super) fn publish(&mut self) {
+    pub(super) fn publish(&self) {
         let committed = self.committed;
         // What was begun since the last commit is not shown; so the last one that is, is the committed tail.
         let shown =
@@ -384,19 +382,4 @@ impl Lane {
             view.tail_bytes = committed.tail.map_or(0, |tail| tail.bytes);
         });
     }
-}
-
-/// Removes a file of which nothing counts any more; where that fails it is looked at again at the next start.
-pub(super) fn remove(path: &Path) {
-    match fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!(file = %path.display(), %error, "could not remove a file of the spool"),
-    }
-}
-
-/// What nobody who writes payloads can know.
-fn random_marker() -> Marker {
-    let (high, low) = Uuid::new_v4().as_u64_pair();
-    (high ^ low).to_le_bytes()
 }

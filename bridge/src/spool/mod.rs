@@ -29,6 +29,8 @@ mod handle;
 
 mod owner;
 
+mod round;
+
 mod lane;
 
 mod recover;
@@ -171,9 +173,24 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Those of a spool in which nothing has happened.
+    pub(crate) fn empty(max_bytes: u64) -> Self {
+        let empty = |class| ClassStats {
+            class,
+            events: 0,
+            bytes: 0,
+            oldest: None,
+            appended: 0,
+            evicted: 0,
+            corrupt: 0,
+            rejected: 0,
+        };
+        Self { classes: Class::ALL.map(empty), bytes: 0, max_bytes, disk_error: None }
+    }
+
     /// The figures of one class.
     #[must_use]
-    pub fn of(&self, class: Class) -> &ClassStats {
+    pub const fn of(&self, class: Class) -> &ClassStats {
         let [critical, telemetry] = &self.classes;
         match class {
             Class::Critical => critical,

@@ -5,7 +5,6 @@
 
 use std::{
     fs::File,
-    io,
     path::Path,
     sync::{
         Arc,
@@ -27,8 +26,9 @@ use crate::{
         dead_letter::DeadLetters,
         folder,
         handle::{Append, BUDGET, Command, PerClass, Shared, SpoolError},
-        lane::{self, Lane, Shape},
+        lane::{Lane, Shape},
         meta::{Durable, Meta},
+        round::{self, Round},
     },
 };
 
@@ -53,17 +53,6 @@ pub(super) struct Owner {
     saved: Instant,
     lock: File,
 }
-
-/// Records of one round, and who waits for them.
-#[derive(Debug, Default)]
-struct Round {
-    records: PerClass<Vec<Record>>,
-    waiting: Vec<oneshot::Sender<Result<(), SpoolError>>>,
-    weight: usize,
-}
-
-/// Payload bytes after which a round takes no more.
-const ROUND: usize = 4 * 1024 * 1024;
 
 /// How often settled numbers are written down, if no segment goes.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -96,7 +85,7 @@ impl Owner {
             (lane(Class::Critical)?, lane(Class::Telemetry)?);
         let acked = PerClass { critical: critical_acked.into(), telemetry: telemetry_acked.into() };
         let lanes = PerClass { critical, telemetry };
-        let (stats, _) = watch::channel(empty_stats(config.max_bytes));
+        let (stats, _) = watch::channel(Stats::empty(config.max_bytes));
         let shared = Arc::new(Shared {
             acked,
             corrupt: PerClass::default(),
@@ -170,12 +159,12 @@ impl Owner {
                     Command::Reject { class, rejected, done } => {
                         self.reject(class, &rejected);
                         self.publish();
-                        tell(done, ());
+                        let _gone = done.send(());
                     }
                     Command::Renew { class, done } => {
                         let renewed = self.renew(class);
                         self.publish();
-                        tell(done, renewed);
+                        let _gone = done.send(renewed);
                     }
                     Command::Trim => {
                         self.trim();
@@ -201,19 +190,7 @@ impl Owner {
 
     /// Writes this and what else waits to be written; returns the command that came after those.
     fn append(&mut self, first: Append) -> Option<Command> {
-        let mut round = Round::default();
-        let mut budgets = vec![round.add(first)];
-        let mut next = None;
-        while round.weight < ROUND {
-            match self.inbox.try_recv() {
-                Ok(Command::Append(more)) => budgets.push(round.add(more)),
-                Ok(other) => {
-                    next = Some(other);
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
+        let (mut round, next) = Round::gather(first, &mut self.inbox);
         let written = self.write(&mut round.records);
         for class in Class::ALL {
             let lane = self.lanes.of_mut(class);
@@ -225,9 +202,7 @@ impl Owner {
         }
         // Before the answers: who has one finds it in the figures.
         self.publish();
-        for done in round.waiting {
-            tell(done, written.clone());
-        }
+        round.tell(&written);
         next
     }
 
@@ -235,7 +210,7 @@ impl Owner {
         self.spent = false;
         for class in Class::ALL {
             let records = records.of_mut(class);
-            gather(records);
+            round::bring_together(records);
             self.write_class(class, records)?;
         }
         let durable = self.shared.config.sync == Sync::Always;
@@ -265,7 +240,7 @@ impl Owner {
                 (Room::Enough, Ok(())) => rest = rest.get(stretch.events..).unwrap_or_default(),
                 // The disk is full, though we may use more of it: what is precious may take the place of what is not.
                 (_, Err(error))
-                    if class == Class::Critical && is_full(&error) && self.evict(Class::Telemetry) => {}
+                    if class == Class::Critical && error.is_disk_full() && self.evict(Class::Telemetry) => {}
                 (_, Err(error)) => return Err(error),
                 (Room::Made, Ok(())) => {}
                 (Room::None, Ok(())) => {
@@ -313,7 +288,7 @@ impl Owner {
         let _failed = self.save(if durable { Durable::Yes } else { Durable::No });
         self.lanes.of_mut(class).publish();
         for path in paths {
-            lane::remove(path.as_ref());
+            folder::remove(path.as_ref());
         }
     }
 
@@ -365,10 +340,8 @@ impl Owner {
 
     /// Notes what went wrong with the disk, and logs it once until a write succeeds.
     fn complain(&mut self, what: &'static str, error: &SpoolError) {
-        let text = match std::error::Error::source(error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        };
+        let source = std::error::Error::source(error);
+        let text = source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
         if self.disk_error.as_ref() != Some(&text) {
             tracing::error!(error = %text, "{what}");
             self.disk_error = Some(text);
@@ -406,56 +379,6 @@ impl Owner {
             rejected: *self.rejected.of(class),
         }
     }
-}
-
-impl Round {
-    /// Takes an append in; returns what holds its place in the budget until the round is over.
-    fn add(&mut self, append: Append) -> tokio::sync::OwnedSemaphorePermit {
-        for class in Class::ALL {
-            let records = append.records.of(class);
-            self.weight += records.iter().map(|record| record.payload.len()).sum::<usize>();
-        }
-        let PerClass { critical, telemetry } = append.records;
-        for (class, records) in [(Class::Critical, critical), (Class::Telemetry, telemetry)] {
-            let all = self.records.of_mut(class);
-            if all.is_empty() { *all = records } else { all.extend(records) }
-        }
-        self.waiting.push(append.done);
-        append.budget
-    }
-}
-
-/// Brings together the events of each collector, so that blocks and batches stay large where collectors take turns. Those
-/// of one keep their order.
-fn gather(records: &mut [Record]) {
-    if records.windows(2).any(|pair| matches!(pair, [one, other] if one.collector != other.collector)) {
-        records.sort_by(|one, other| one.collector.cmp(&other.collector));
-    }
-}
-
-/// Answers one who may have gone.
-fn tell<T>(done: oneshot::Sender<T>, answer: T) {
-    let _gone = done.send(answer);
-}
-
-/// Whether the disk, or the share of it that we may use, is full.
-fn is_full(error: &SpoolError) -> bool {
-    matches!(error, SpoolError::Io { source, .. }
-        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-}
-
-fn empty_stats(max_bytes: u64) -> Stats {
-    let empty = |class| ClassStats {
-        class,
-        events: 0,
-        bytes: 0,
-        oldest: None,
-        appended: 0,
-        evicted: 0,
-        corrupt: 0,
-        rejected: 0,
-    };
-    Stats { classes: Class::ALL.map(empty), bytes: 0, max_bytes, disk_error: None }
 }
 
 /// Ends the thread when the future that stands for it is dropped.

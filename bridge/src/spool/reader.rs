@@ -191,7 +191,7 @@ impl Room {
         Events { topics: from.topics, events: rest.collect() }
     }
 
-    fn admits(&self, payload: &Bytes, chunk: &Events) -> bool {
+    const fn admits(&self, payload: &Bytes, chunk: &Events) -> bool {
         chunk.is_empty() || (self.events > 0 && payload.len() <= self.bytes)
     }
 }

@@ -12,8 +12,9 @@ use crate::{
     event::{Class, Seq, StreamId},
     spool::{
         age::Ages,
+        folder,
         handle::SpoolError,
-        lane::{self, Active, Segment},
+        lane::{Active, Segment},
         meta::Kept,
         segment::{self, Read, Walk},
     },
@@ -76,7 +77,7 @@ fn list(
         let path = segment::path(directory, class, first);
         // The last one stays, to be written on.
         if end <= settled + 1 && end != kept.next {
-            lane::remove(&path);
+            folder::remove(&path);
             continue;
         }
         match Walk::open(directory, class, first).map_err(SpoolError::io("open", &path))?.header {
@@ -138,7 +139,7 @@ impl Tail {
         }
         if self.intact == 0 {
             tracing::warn!(file = %path.display(), bytes = self.bytes, "removed a spool segment without a whole block");
-            lane::remove(&path);
+            folder::remove(&path);
             return Ok(None);
         }
         tracing::warn!(file = %path.display(), bytes = self.bytes - self.intact, "cut off a torn end of the spool");

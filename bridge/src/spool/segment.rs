@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::{
     event::{Class, Seq},
@@ -54,6 +55,12 @@ pub(super) struct Header {
 }
 
 impl Header {
+    /// The header of a new segment, with a marker that nobody who writes payloads can know.
+    pub(super) fn new(class: Class, first: Seq, time: u64) -> Self {
+        let (high, low) = Uuid::new_v4().as_u64_pair();
+        Self { class, first, time, marker: (high ^ low).to_le_bytes() }
+    }
+
     pub(super) fn encode(&self) -> [u8; HEADER] {
         let mut bytes = Vec::with_capacity(HEADER);
         bytes.extend_from_slice(MAGIC);
@@ -153,7 +160,7 @@ impl Walk {
     pub(super) fn next(&mut self, limit: u64) -> io::Result<Option<Block>> {
         let Some(marker) = self.marker else { return Ok(None) };
         loop {
-            match Block::parse(&self.window, self.at, &marker) {
+            match Block::parse(&self.window, self.at, marker) {
                 Parsed::Whole(block) => {
                     self.at += block.len();
                     return Ok(Some(block));
@@ -163,7 +170,7 @@ impl Walk {
                         return Ok(None);
                     }
                 }
-                Parsed::Bad => self.seek_marker(&marker),
+                Parsed::Bad => self.seek_marker(marker),
             }
         }
     }
@@ -196,14 +203,14 @@ impl Walk {
         }
         (self.window, self.base, self.at) = (window, offset, 0);
         match self.marker {
-            Some(marker) => self.seek_marker(&marker),
+            Some(marker) => self.seek_marker(marker),
             None => self.at = self.window.len(),
         }
         Ok(true)
     }
 
     /// Goes on to the next marker after the present place, or to the end of what was read.
-    fn seek_marker(&mut self, marker: &Marker) {
+    fn seek_marker(&mut self, marker: Marker) {
         let from = self.at + 1;
         let rest = self.window.get(from..).unwrap_or_default();
         let found = rest.windows(marker.len()).position(|bytes| bytes == marker);

@@ -177,7 +177,7 @@ async fn a_kill_at_any_moment_keeps_what_was_appended() {
     for round in 1..20 {
         open.fill(T, 23, 5).await;
         open.spool.ack(T, round * 10).await;
-        let copy = open.killed(directory.path());
+        let copy = killed(directory.path());
         let restarted = Open::at(copy.path());
         let state = restarted.state(T);
         assert_eq!((state.stream, state.next), (stream, open.state(T).next));
@@ -202,7 +202,7 @@ async fn a_renewed_stream_has_a_new_name_and_the_same_events() {
     assert_eq!((renewed.acked, renewed.next), (10, 31));
     assert_eq!(open.read(T, 1).await[0].first_seq(), 11);
     // It holds after a kill, too.
-    let copy = open.killed(directory.path());
+    let copy = killed(directory.path());
     let restarted = Open::at(copy.path());
     assert_eq!((restarted.state(T).stream, restarted.state(C).stream), (renewed.stream, other));
     restarted.close().await;
@@ -214,7 +214,7 @@ async fn an_older_copy_of_the_disk_shows_itself_by_its_opened_number() {
     let directory = tempfile::tempdir().unwrap();
     let open = Open::at(directory.path());
     open.fill(T, 30, 5).await;
-    let older = open.killed(directory.path());
+    let older = killed(directory.path());
     open.fill(T, 30, 5).await;
     open.close().await;
     // A gateway has seen 60 by now; the copy appends 40 new ones before it gets to say hello.

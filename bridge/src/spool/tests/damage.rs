@@ -14,30 +14,23 @@ async fn filled(count: u64, batch: u64) -> TempDir {
 }
 
 /// As [`filled`], but killed before it could note its numbers.
-async fn killed(count: u64, batch: u64) -> TempDir {
+async fn filled_and_killed(count: u64, batch: u64) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let open = Open::at(directory.path());
     open.fill(T, count, batch).await;
-    let copy = open.killed(directory.path());
+    let copy = killed(directory.path());
     open.close().await;
-    copy
-}
-
-fn copy(of: &TempDir) -> TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    copy_files(of.path(), copy.path());
-    close_to_others(copy.path());
     copy
 }
 
 #[tokio::test]
 async fn a_tail_torn_at_any_byte_loses_only_the_append_it_was_part_of() {
-    let directory = killed(12, 4).await;
+    let directory = filled_and_killed(12, 4).await;
     let [path] = &segments(directory.path(), T)[..] else { panic!("one segment") };
     let bytes = fs::read(path).unwrap();
     let mut nexts = Vec::new();
     for length in 0..=bytes.len() {
-        let copy = copy(&directory);
+        let copy = killed(directory.path());
         fs::write(copy.path().join(path.file_name().unwrap()), &bytes[..length]).unwrap();
         let open = Open::at(copy.path());
         let next = open.state(T).next;
@@ -61,7 +54,7 @@ async fn a_flipped_byte_anywhere_loses_exactly_what_the_gap_says() {
     let [path] = &segments(directory.path(), T)[..] else { panic!("one segment") };
     let intact = fs::read(path).unwrap();
     for at in 0..intact.len() {
-        let copy = copy(&directory);
+        let copy = killed(directory.path());
         let mut bytes = intact.clone();
         bytes[at] ^= 0x10;
         fs::write(copy.path().join(path.file_name().unwrap()), &bytes).unwrap();
@@ -106,15 +99,15 @@ async fn segments_that_are_gone_empty_or_foreign_are_gaps() {
     let directory = filled(600, 5).await;
     let paths = segments(directory.path(), T);
     let whole = |n: usize| (first_of(&paths[n]), first_of(&paths[n + 1]) - 1, GapReason::Corrupt);
-    for n in 0..3 {
-        let gone = copy(&directory);
-        fs::remove_file(gone.path().join(paths[n].file_name().unwrap())).unwrap();
+    for (n, path) in paths.iter().enumerate().take(3) {
+        let gone = killed(directory.path());
+        fs::remove_file(gone.path().join(path.file_name().unwrap())).unwrap();
         let open = Open::at(gone.path());
         assert_eq!(open.gaps(T).await, [whole(n)]);
         open.close().await;
 
-        let empty = copy(&directory);
-        fs::write(empty.path().join(paths[n].file_name().unwrap()), "").unwrap();
+        let empty = killed(directory.path());
+        fs::write(empty.path().join(path.file_name().unwrap()), "").unwrap();
         let open = Open::at(empty.path());
         assert_eq!(open.gaps(T).await, [whole(n)]);
         // What is damaged is removed like anything else.
@@ -123,7 +116,7 @@ async fn segments_that_are_gone_empty_or_foreign_are_gaps() {
         assert!(segments(empty.path(), T).len() <= 1);
     }
     // In one that was renamed the events keep their own numbers.
-    let renamed = copy(&directory);
+    let renamed = killed(directory.path());
     let named = |n: usize| renamed.path().join(paths[n].file_name().unwrap());
     fs::rename(named(2), named(1)).unwrap();
     let open = Open::at(renamed.path());
@@ -198,7 +191,7 @@ async fn streams_that_cannot_be_read_begin_anew_with_the_same_events() {
     let before = open.state(T).stream;
     open.close().await;
     for content in [Some(vec![0xFF; 8192]), Some(vec![]), None] {
-        let copy = copy(&directory);
+        let copy = killed(directory.path());
         let path = copy.path().join("streams.meta");
         match content {
             Some(content) => fs::write(path, content).unwrap(),

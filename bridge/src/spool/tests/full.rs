@@ -18,7 +18,7 @@ async fn the_oldest_telemetry_goes_first_and_the_gap_says_which() {
     assert_eq!(open.stats().of(T).evicted, evicted);
     assert_eq!(open.stats().of(T).events, 5000 - evicted);
     // A kill does not turn it into damage.
-    let copy = open.killed(directory.path());
+    let copy = killed(directory.path());
     let restarted = Open::at(copy.path());
     assert_eq!(restarted.gaps(T).await, gaps);
     restarted.close().await;
@@ -43,7 +43,7 @@ async fn critical_events_take_the_room_of_telemetry_and_then_of_their_own_oldest
     let gaps = open.gaps(T).await;
     assert!(matches!(gaps[..], [(1, last, GapReason::Evicted)] if last >= 790), "{gaps:?}");
     assert!(bytes_on_disk(directory.path()) <= 256 << 10);
-    let copy = open.killed(directory.path());
+    let copy = killed(directory.path());
     let restarted = Open::at(copy.path());
     assert_eq!(restarted.state(T).next, 801);
     assert_eq!(restarted.gaps(T).await, gaps);

@@ -1,5 +1,10 @@
 //! Attacks on the spool: restarts, kills, damage, full disks, strange folders.
 
+#![expect(
+    clippy::significant_drop_tightening,
+    reason = "an open spool is closed, and what is dropped after that matters not"
+)]
+
 use std::{fs, path::Path, time::Duration};
 
 use bytes::Bytes;
@@ -53,14 +58,6 @@ impl Open {
         assert_eq!(self.life.drain(Duration::from_secs(10), std::future::pending()).await, 0);
     }
 
-    /// What the folder would be after a kill at this moment.
-    fn killed(&self, directory: &Path) -> TempDir {
-        let copy = tempfile::tempdir().unwrap();
-        copy_files(directory, copy.path());
-        close_to_others(copy.path());
-        copy
-    }
-
     async fn append(&self, records: Vec<Record>) {
         self.spool.append(records).await.unwrap();
     }
@@ -106,6 +103,14 @@ impl Open {
     fn stats(&self) -> Stats {
         self.spool.stats().borrow().clone()
     }
+}
+
+/// What the folder would be after a kill at this moment.
+fn killed(directory: &Path) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    copy_files(directory, copy.path());
+    close_to_others(copy.path());
+    copy
 }
 
 async fn chunk(reader: &mut super::Reader) -> Chunk {
