@@ -22,7 +22,7 @@ use crate::{
             reply::Replies,
             writer::Writer,
         },
-        embedded::{Core, member::Member},
+        embedded::{Core, member::Member, table::Seat},
     },
     native::codec::{Code, CodecError},
 };
@@ -92,7 +92,7 @@ where
 {
     let Admitted { client, queue, member } = admitted;
     core.counters.door_opened.add(1);
-    core.table.join(Arc::clone(&member));
+    let seat = Seat::take(Arc::clone(&core), Arc::clone(&member));
     let replies = Arc::new(Replies::new(Arc::clone(&member)));
     let window = Arc::new(Semaphore::new(WINDOW));
     let mut reader = Reader {
@@ -124,10 +124,10 @@ where
     if matches!(left, Leaving::Ended) {
         writer.finish(&window).await;
     }
-    // Tokens first, so that their batches are back with their publishers before the table shows the member gone.
+    // The tokens in the outbox before the seat, as those not yet collected.
     member.close();
     drop(writer);
-    core.table.leave(member.id);
+    drop(seat);
     core.unregister(reader.client, None).await;
     core.counters.door_closed.add(1);
     match left {

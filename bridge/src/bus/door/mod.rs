@@ -6,7 +6,7 @@
 //!
 //! Kept true: nobody but the configured users gets in; no client can make the broker, or another client, wait.
 
-use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::{
@@ -28,11 +28,14 @@ use crate::{
 mod conversation;
 mod greet;
 mod guard;
+mod known;
 mod outbox;
 mod place;
 mod reader;
 mod reply;
 mod writer;
+
+pub use place::DoorError;
 
 #[cfg(test)]
 mod tests;
@@ -81,6 +84,7 @@ impl Default for Config {
 /// `[unix_socket]` as it stands in a file.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the keys are given")]
 struct File {
     /// Whether local clients may connect. Default true.
     enabled: bool,
@@ -248,80 +252,4 @@ enum Leaving {
     Slow,
     /// It broke the wire.
     Wire(CodecError),
-}
-
-/// Why the socket cannot be.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DoorError {
-    /// The socket could not be made.
-    #[error("could not make socket {}", path.display())]
-    Bind {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Somebody else listens there.
-    #[error("socket {} is in use by another process; stop it or choose another socket_path", path.display())]
-    Busy {
-        /// Where.
-        path: PathBuf,
-    },
-    /// What an earlier process left could not be removed.
-    #[error("could not clear away what is at {}", path.display())]
-    Clear {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The folder could not be made or looked at.
-    #[error("could not prepare the socket's folder {}", path.display())]
-    Folder {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The lock beside the socket could not be taken.
-    #[error("could not lock {}", path.display())]
-    Lock {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Something else is there.
-    #[error("{} is not a socket; move it away or choose another socket_path", path.display())]
-    NotASocket {
-        /// Where.
-        path: PathBuf,
-    },
-    /// Others could put a socket of theirs in its place.
-    #[error(
-        "the socket's folder {} has permissions {found} where at most {wanted} are wanted, so that others could replace the \
-         socket; name a folder that does not exist yet, or take the permissions away",
-        path.display()
-    )]
-    OpenFolder {
-        /// Which folder.
-        path: PathBuf,
-        /// What it has.
-        found: FileMode,
-        /// What it may have.
-        wanted: FileMode,
-    },
-    /// The operating system takes no path as long.
-    #[error("socket path {} has {length} bytes; at most 107 are possible", path.display())]
-    TooLong {
-        /// Which.
-        path: PathBuf,
-        /// How long.
-        length: usize,
-    },
 }

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::net::UnixListener;
 
-use crate::{bus::door::DoorError, settings::FileMode};
+use crate::settings::FileMode;
 
 /// Most bytes of a socket's path: `sun_path` has 108 with the final zero.
 pub(super) const PATH_BYTES: usize = 107;
@@ -138,6 +138,82 @@ fn is_answered(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
         _ => Ok(true),
     }
+}
+
+/// Why the socket cannot be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DoorError {
+    /// The socket could not be made.
+    #[error("could not make socket {}", path.display())]
+    Bind {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else listens there.
+    #[error("socket {} is in use by another process; stop it or choose another socket_path", path.display())]
+    Busy {
+        /// Where.
+        path: PathBuf,
+    },
+    /// What an earlier process left could not be removed.
+    #[error("could not clear away what is at {}", path.display())]
+    Clear {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The folder could not be made or looked at.
+    #[error("could not prepare the socket's folder {}", path.display())]
+    Folder {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The lock beside the socket could not be taken.
+    #[error("could not lock {}", path.display())]
+    Lock {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something else is there.
+    #[error("{} is not a socket; move it away or choose another socket_path", path.display())]
+    NotASocket {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Others could put a socket of theirs in its place.
+    #[error(
+        "the socket's folder {} has permissions {found} where at most {wanted} are wanted, so that others could replace the \
+         socket; name a folder that does not exist yet, or take the permissions away",
+        path.display()
+    )]
+    OpenFolder {
+        /// Which folder.
+        path: PathBuf,
+        /// What it has.
+        found: FileMode,
+        /// What it may have.
+        wanted: FileMode,
+    },
+    /// The operating system takes no path as long.
+    #[error("socket path {} has {length} bytes; at most 107 are possible", path.display())]
+    TooLong {
+        /// Which.
+        path: PathBuf,
+        /// How long.
+        length: usize,
+    },
 }
 
 #[cfg(test)]

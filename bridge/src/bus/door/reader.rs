@@ -17,14 +17,10 @@ use crate::{
     bus::{
         door::{
             Config, Leaving, guard,
+            known::{Expected, Known},
             reply::{Acks, Replies},
         },
-        embedded::{
-            Core,
-            barrier::Barrier,
-            member::{Member, OVERHEAD},
-            publisher::let_owners_run,
-        },
+        embedded::{Core, barrier::Barrier, member::Member, put::let_owners_run},
     },
     native::codec::{
         Code, Qos,
@@ -39,7 +35,7 @@ const READ: usize = 64 << 10;
 pub(super) const WINDOW: usize = 256;
 
 /// Topics remembered; beyond that all are looked up again.
-const REMEMBERED: usize = 4096;
+const REMEMBERED: usize = 1024;
 
 /// Frames published before looking whether a member's queue is filling up.
 const PACE: usize = 16;
@@ -67,53 +63,6 @@ pub(super) struct Memory {
     published: Vec<u32>,
     /// Frames published, for the pace.
     count: usize,
-}
-
-/// A topic that was published to before.
-struct Known {
-    generation: u64,
-    verdict: Result<(), Code>,
-    audience: Box<[Arc<Member>]>,
-}
-
-impl Known {
-    /// The consumers in this process that hear it, or the one of them that it is meant for.
-    fn hearing<'a>(&'a self, receiver: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Member>> {
-        self.audience.iter().filter(move |member| {
-            member.is_in_process() && receiver.is_none_or(|receiver| *member.name == *receiver)
-        })
-    }
-}
-
-/// Bytes announced to consumers in this process; taken back if they are not published, for else a client that is cut off
-/// in the middle would leave their inboxes a little fuller for ever.
-struct Expected<'a> {
-    core: &'a Core,
-    known: &'a Known,
-    receiver: Option<&'a str>,
-    bytes: usize,
-    published: bool,
-}
-
-impl<'a> Expected<'a> {
-    fn announce(core: &'a Core, known: &'a Known, receiver: Option<&'a str>, payload: usize) -> Self {
-        let bytes = payload + OVERHEAD;
-        known.hearing(receiver).for_each(|member| member.expect(bytes));
-        Self { core, known, receiver, bytes, published: false }
-    }
-}
-
-impl Drop for Expected<'_> {
-    fn drop(&mut self) {
-        if self.published {
-            return;
-        }
-        for member in self.known.hearing(self.receiver) {
-            if member.unload(self.bytes) {
-                self.core.table.stir();
-            }
-        }
-    }
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
@@ -178,7 +127,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     ) -> Result<Served, Code> {
         let known = self.room(topic).await;
         known.verdict?;
-        if self.memory.count % PACE == 0 {
+        if self.memory.count.is_multiple_of(PACE) {
             let_owners_run(&known.audience).await;
         }
         self.memory.count = self.memory.count.wrapping_add(1);
@@ -315,8 +264,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
         // The window is closed only when the client is gone.
         let Ok(place) = Arc::clone(&self.window).acquire_owned().await else { return };
-        let acks = Acks { ids: owed, replies: Arc::clone(&self.replies), _place: place };
-        let (_, own) = Barrier::raise(acks);
+        let replies = Arc::clone(&self.replies);
+        let (_, own) = Barrier::raise(Acks { ids: owed, replies, _place: place });
         for member in mem::take(&mut self.memory.touched) {
             member.post(own.clone());
         }

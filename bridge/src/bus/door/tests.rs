@@ -41,7 +41,9 @@ fn house(change: impl FnOnce(&mut Config)) -> House {
     let (bus, tasks) = open(embedded::Config::default(), routes);
     let life = Lifecycle::new();
     let leash = life.leash();
-    tasks.into_iter().for_each(|task| leash.spawn(task));
+    for task in tasks {
+        leash.spawn(task);
+    }
     let door = Door::bind(config, &bus).unwrap();
     leash.spawn(door.run(leash.clone()));
     House { bus, life, path, _root: root }
@@ -72,7 +74,7 @@ impl House {
         soon(self.bus.subscribe(&name(called), &[pattern.parse().unwrap()])).await.unwrap()
     }
 
-    async fn until(&self, counted: impl Fn(&crate::bus::Counters) -> bool) {
+    async fn until(&self, counted: impl Fn(&crate::bus::Counters) -> bool + Send + Sync) {
         let counters = self.bus.counters();
         soon(async {
             while !counted(&counters) {
@@ -163,7 +165,8 @@ impl Guest {
                 Some(ServerFrame::Ping) => {}
                 Some(frame) => return frame,
                 None => {
-                    assert_ne!(soon(self.stream.read_buf(&mut self.heard)).await.unwrap(), 0, "sent away")
+                    let read = soon(self.stream.read_buf(&mut self.heard)).await.unwrap();
+                    assert_ne!(read, 0, "sent away");
                 }
             }
         }

@@ -59,6 +59,7 @@ impl Holds {
         change(&mut held);
         let now: Vec<Held> =
             held.iter().map(|(route, (_, since))| Held { route: route.clone(), since: *since }).collect();
+        // Still under the lock: an older list must not be shown after a newer one.
         self.state.send_if_modified(|state| {
             let differs = state.held != now;
             if differs {
@@ -66,5 +67,6 @@ impl Holds {
             }
             differs
         });
+        drop(held);
     }
 }

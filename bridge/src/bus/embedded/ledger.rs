@@ -80,6 +80,7 @@ impl Outcome for Ledger {
             self.returns.put(batches);
         }
         self.done.store(true, Ordering::Release);
+        drop(held);
     }
 }
 
@@ -101,9 +102,14 @@ impl Returns {
         self.wake.notify_one();
     }
 
+    /// Whether there are any.
+    pub(super) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// Takes them, oldest first.
     pub(super) fn take(&self) -> Vec<Pending> {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.any() {
             return Vec::new();
         }
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);

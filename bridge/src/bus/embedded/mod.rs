@@ -17,17 +17,14 @@
 use std::{
     fmt,
     num::{NonZeroU16, NonZeroUsize},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::AtomicU64},
     thread,
 };
 
-use busrt::{QoS, broker::Client, client::AsyncClient};
+use busrt::{QoS, client::AsyncClient};
 use futures_util::{FutureExt, future::BoxFuture};
 use serde::Deserialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -37,7 +34,7 @@ use crate::{
             holds::Holds,
             member::Member,
             publisher::{Opened, Publisher},
-            registrar::{Registrar, Registration},
+            registrar::Registrar,
             table::Table,
         },
     },
@@ -46,15 +43,20 @@ use crate::{
 };
 
 pub(crate) mod barrier;
+mod core;
 pub(crate) mod filter;
+mod group;
 mod holds;
 mod ledger;
 pub(crate) mod member;
-pub(crate) mod publisher;
+mod publisher;
+pub(crate) mod put;
 mod registrar;
 mod resolve;
 mod subscription;
 pub(crate) mod table;
+
+pub(crate) use crate::bus::embedded::core::Core;
 
 /// Commands that wait for a publisher before [`Port::submit`] does.
 const COMMANDS: usize = 1024;
@@ -143,28 +145,6 @@ struct Mouthpiece {
     commands: mpsc::Sender<Command>,
 }
 
-/// What all parts of the bus share.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) table: Table,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) config: Config,
-    routes: Routes,
-    holds: Holds,
-    registrar: mpsc::Sender<Registration>,
-    ids: AtomicU64,
-    census: Mutex<Census>,
-    /// Set when [`Embedded::close`] was called and the last port is gone.
-    pub(crate) ended: CancellationToken,
-}
-
-/// Who keeps the bus alive.
-#[derive(Debug, Default)]
-struct Census {
-    ports: usize,
-    closing: bool,
-}
-
 /// Makes the bus, and the futures that are its tasks. They end when the bus has.
 #[must_use]
 pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'static, ()>>) {
@@ -231,9 +211,8 @@ impl Embedded {
         client.subscribe_bulk(&filters, QoS::No).await.map_err(|_| PortError::Closed)?;
         let most = self.core.config.inbox_bytes;
         let member = Arc::new(Member::in_process(id, name.as_str().into(), queue.clone(), most));
-        let (consumer, pump) = subscription::open(Arc::clone(&self.core), Arc::clone(&member), client, queue);
+        let (consumer, pump) = subscription::open(Arc::clone(&self.core), member, client, queue);
         slot.send(pump);
-        self.core.table.join(member);
         self.core.table.subscribe(id, filters);
         Ok(Subscription::new(Box::new(consumer)))
     }
@@ -270,51 +249,6 @@ impl Bus for Embedded {
 
     fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.core.counters)
-    }
-}
-
-impl Core {
-    /// Registers a client with the broker. Dropping it frees the name.
-    pub(crate) async fn register(&self, name: &str, queue: usize) -> Result<(Client, u64), PortError> {
-        if self.ended.is_cancelled() {
-            return Err(PortError::Closed);
-        }
-        let (done, registered) = oneshot::channel();
-        let ask = Registration::Register { name: name.to_owned(), queue, done };
-        self.registrar.send(ask).await.map_err(|_| PortError::Closed)?;
-        let client = registered.await.unwrap_or(Err(PortError::Closed))?;
-        Ok((client, self.ids.fetch_add(1, Ordering::Relaxed)))
-    }
-
-    /// Frees the name of a client, then tells `done`.
-    pub(crate) async fn unregister(&self, client: Client, done: Option<oneshot::Sender<()>>) {
-        // When the registrar has ended, the client that comes back is dropped, which frees the name too.
-        drop(self.registrar.send(Registration::Unregister { client, done }).await);
-    }
-
-    fn enter(&self) -> Result<(), PortError> {
-        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
-        if census.closing {
-            return Err(PortError::Closed);
-        }
-        census.ports += 1;
-        Ok(())
-    }
-
-    fn leave(&self) {
-        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
-        census.ports = census.ports.saturating_sub(1);
-        if census.closing && census.ports == 0 {
-            self.ended.cancel();
-        }
-    }
-
-    fn close(&self) {
-        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
-        census.closing = true;
-        if census.ports == 0 {
-            self.ended.cancel();
-        }
     }
 }
 

@@ -10,25 +10,23 @@ use std::{
     sync::Arc,
 };
 
-use busrt::{QoS, borrow::Cow, broker::Client, client::AsyncClient};
+use busrt::broker::Client;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task,
 };
 
-use crate::{
-    bus::{
-        Command, Confirm, Taken, Unheard,
-        embedded::{
-            Core,
-            barrier::Barrier,
-            ledger::{Ledger, Pending, Returns},
-            member::{Member, OVERHEAD},
-            resolve::{Resolved, Resolver},
-        },
+use crate::bus::{
+    Command, Taken,
+    embedded::{
+        Core,
+        barrier::Barrier,
+        group::{Group, confirm},
+        ledger::{Ledger, Pending, Returns},
+        put::put,
+        resolve::Resolver,
     },
-    event::Events,
 };
 
 /// Most commands of one wake-up.
@@ -36,9 +34,6 @@ const WAKE: usize = 256;
 
 /// Events published before their barrier is posted.
 const BARRIER: usize = 1024;
-
-/// Events published before looking whether a member's queue is filling up.
-const PACE: usize = 32;
 
 /// A port that begins.
 pub(super) struct Opened {
@@ -82,12 +77,6 @@ enum Wait {
     Unheard(usize),
     /// Somebody who hears it has too much to read, or all who do are just going away.
     Full,
-}
-
-/// Batches of one wake-up that have the same audience.
-struct Group {
-    members: Vec<Arc<Member>>,
-    batches: Vec<Pending>,
 }
 
 impl Publisher {
@@ -153,6 +142,8 @@ impl Publisher {
                     if behind >= BARRIER {
                         behind = 0;
                         self.post(mem::take(&mut groups));
+                        // The broker's calls seldom wait, so nothing else would make way for others on this thread.
+                        task::yield_now().await;
                     }
                 }
                 Command::Close { port, done } => {
@@ -169,6 +160,10 @@ impl Publisher {
             while let Ok(opened) = self.opened.try_recv() {
                 self.open(opened);
             }
+        }
+        if self.returns.any() {
+            // Older than this batch, and maybe of the same port.
+            self.take_back().await;
         }
         let Some(speaker) = self.ports.get_mut(&batch.port) else {
             return batch.tell(Taken::Withdrawn);
@@ -307,88 +302,4 @@ impl Publisher {
         self.core.unregister(speaker.client, done).await;
         self.core.leave();
     }
-}
-
-/// Publishes the events of a batch. Each event whose topic nobody hears is counted.
-async fn put(core: &Core, client: &mut Client, events: &Events, topics: &[Arc<Resolved>]) {
-    expect(events, topics);
-    let (mut published, mut passed_over, mut discarded) = (0, 0, 0);
-    for (nth, event) in events.events.iter().enumerate() {
-        let index = usize::try_from(event.topic).unwrap_or(usize::MAX);
-        let (Some(topic), Some(resolved)) = (events.topics.get(index), topics.get(index)) else { continue };
-        if resolved.audience.is_empty() {
-            match resolved.unheard {
-                Unheard::Discard if !resolved.heard => discarded += 1,
-                _ => passed_over += 1,
-            }
-            continue;
-        }
-        if nth % PACE == 0 {
-            let_owners_run(&resolved.audience).await;
-        }
-        let payload = Cow::Borrowed(&event.payload);
-        match client.publish(topic.slashed(), payload, QoS::No).await {
-            Ok(_) => published += 1,
-            Err(error) => tracing::warn!(%error, "broker did not take an event"),
-        }
-    }
-    core.counters.published.add(published);
-    core.counters.passed_over.add(passed_over);
-    core.counters.discarded.add(discarded);
-}
-
-/// Announces a batch to those who will hear it.
-fn expect(events: &Events, topics: &[Arc<Resolved>]) {
-    let mut bytes = vec![0; topics.len()];
-    for event in &events.events {
-        if let Some(sum) = usize::try_from(event.topic).ok().and_then(|index| bytes.get_mut(index)) {
-            *sum += event.payload.len() + OVERHEAD;
-        }
-    }
-    for (topic, bytes) in topics.iter().zip(bytes) {
-        topic.audience.iter().for_each(|member| member.expect(bytes));
-    }
-}
-
-/// Yields while the queue of a member is filling up: the broker would block, and warn about each frame.
-pub(crate) async fn let_owners_run(audience: &[Arc<Member>]) {
-    for member in audience {
-        while member.is_pressed() {
-            task::yield_now().await;
-        }
-    }
-}
-
-/// Confirms a published batch at once, or puts it into the group that its audience makes.
-fn confirm(core: &Core, batch: Pending, topics: &[Arc<Resolved>], groups: &mut Vec<Group>) {
-    let mut socketed = topics
-        .iter()
-        .filter(|topic| topic.confirm == Confirm::Socket && !topic.audience.is_empty())
-        .map(|topic| &topic.audience);
-    let Some(first) = socketed.next() else {
-        core.counters.confirmed.add(1);
-        return batch.tell(Taken::All);
-    };
-    let mut union = None;
-    for audience in socketed {
-        merge(union.get_or_insert_with(|| first.to_vec()), audience);
-    }
-    let members = union.as_deref().unwrap_or(first);
-    match groups.iter_mut().find(|group| same(&group.members, members)) {
-        Some(group) => group.batches.push(batch),
-        None => groups.push(Group { members: members.to_vec(), batches: vec![batch] }),
-    }
-}
-
-/// Adds the members of `more`; both are in the order of ids.
-fn merge(into: &mut Vec<Arc<Member>>, more: &[Arc<Member>]) {
-    for member in more {
-        if let Err(place) = into.binary_search_by_key(&member.id, |known| known.id) {
-            into.insert(place, Arc::clone(member));
-        }
-    }
-}
-
-fn same(left: &[Arc<Member>], right: &[Arc<Member>]) -> bool {
-    left.len() == right.len() && left.iter().zip(right).all(|(a, b)| a.id == b.id)
 }

@@ -21,6 +21,7 @@ use crate::bus::{
         Core,
         barrier::Token,
         member::{Member, OVERHEAD},
+        table::Seat,
     },
 };
 
@@ -37,6 +38,8 @@ enum Item {
 struct Shelf {
     core: Arc<Core>,
     member: Arc<Member>,
+    /// Given up by whichever ends first, pump or consumer.
+    seat: Mutex<Option<Seat>>,
     content: Mutex<Content>,
     /// Tells the consumer that something came.
     arrived: Notify,
@@ -57,9 +60,10 @@ pub(super) fn open(
     queue: EventChannel,
 ) -> (Consumer, BoxFuture<'static, ()>) {
     let content = Content { items: VecDeque::new(), caught_up: true, ended: false };
-    let shelf = Arc::new(Shelf { core, member, content: Mutex::new(content), arrived: Notify::new() });
-    let pump = pump(Arc::clone(&shelf), client, queue).boxed();
-    let consumer = Consumer { shelf, frames: Vec::new(), handed: Vec::new(), names: HashMap::new() };
+    let seat = Mutex::new(Some(Seat::take(Arc::clone(&core), Arc::clone(&member))));
+    let shelf = Arc::new(Shelf { core, member, seat, content: Mutex::new(content), arrived: Notify::new() });
+    let pump = pump(End(Arc::clone(&shelf)), client, queue).boxed();
+    let consumer = Consumer { shelf, handed: Vec::new(), names: HashMap::new() };
     (consumer, pump)
 }
 
@@ -78,7 +82,8 @@ pub(super) async fn run(core: Arc<Core>, mut begun: mpsc::Receiver<BoxFuture<'st
 }
 
 /// Drains the broker's queue until the consumer or the bus is gone.
-async fn pump(shelf: Arc<Shelf>, client: Client, queue: EventChannel) {
+async fn pump(end: End, client: Client, queue: EventChannel) {
+    let shelf = Arc::clone(&end.0);
     let ended = shelf.core.ended.clone();
     let member = Arc::clone(&shelf.member);
     loop {
@@ -94,14 +99,27 @@ async fn pump(shelf: Arc<Shelf>, client: Client, queue: EventChannel) {
         }
     }
     shelf.gather(None, &queue);
-    shelf.content.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
-    shelf.arrived.notify_one();
-    member.close();
-    shelf.core.table.leave(member.id);
+    drop(end);
     shelf.core.unregister(client, None).await;
 }
 
+/// Tells the consumer, however the pump ends, that no more will come.
+struct End(Arc<Shelf>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl Shelf {
+    fn end(&self) {
+        let seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(seat);
+        self.content.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.arrived.notify_one();
+    }
+
     /// Puts `first` and all that is in the queue on the shelf, then the tokens that were posted before.
     fn gather(&self, first: Option<Frame>, queue: &EventChannel) {
         let mut tokens = Vec::new();
@@ -124,7 +142,7 @@ impl Shelf {
         }
         let passes = content.caught_up && content.items.is_empty();
         if !passes {
-            content.items.extend(tokens.drain(..).map(Item::Token));
+            content.items.extend(mem::take(&mut tokens).into_iter().map(Item::Token));
         }
         drop(content);
         if came {
@@ -141,8 +159,6 @@ fn cost(frame: &Frame) -> usize {
 /// The consumer's end.
 pub(super) struct Consumer {
     shelf: Arc<Shelf>,
-    /// Frames on their way from the shelf, kept for its memory.
-    frames: Vec<Frame>,
     /// Tokens that stand behind what was handed out last.
     handed: Vec<Token>,
     names: HashMap<Box<str>, Arc<str>>,
@@ -151,13 +167,13 @@ pub(super) struct Consumer {
 impl Consumer {
     /// Moves at most `most` messages off the shelf; `None` when there will be no more.
     fn take(&mut self, into: &mut Vec<Message>, most: usize) -> Option<usize> {
-        let mut bytes = 0;
+        let (mut bytes, mut frames) = (0, Vec::new());
         let mut content = self.shelf.content.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(item) = content.items.pop_front() {
             match item {
-                Item::Frame(frame) if self.frames.len() < most => {
+                Item::Frame(frame) if frames.len() < most => {
                     bytes += cost(&frame);
-                    self.frames.push(frame);
+                    frames.push(frame);
                 }
                 Item::Token(token) => self.handed.push(token),
                 frame @ Item::Frame(_) => {
@@ -166,16 +182,14 @@ impl Consumer {
                 }
             }
         }
-        content.caught_up = self.frames.is_empty();
+        content.caught_up = frames.is_empty();
         let over = content.ended && content.items.is_empty();
         drop(content);
         if self.shelf.member.unload(bytes) {
             self.shelf.core.table.stir();
         }
-        let mut frames = mem::take(&mut self.frames);
         let count = frames.len();
-        into.extend(frames.drain(..).map(|frame| self.message(frame)));
-        self.frames = frames;
+        into.extend(frames.into_iter().map(|frame| self.message(frame)));
         if count == 0 {
             self.handed.drain(..).for_each(Token::pass);
         }
@@ -237,14 +251,13 @@ impl Inbox for Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        let shelf = &self.shelf;
-        // Closing ends the pump, which frees the name. Tokens go first, so that their batches are back with the publisher
-        // before the table shows the member gone.
-        shelf.member.close();
-        let items = mem::take(&mut shelf.content.lock().unwrap_or_else(PoisonError::into_inner).items);
+        // Closing ends the pump, which frees the name. All tokens go before the seat, so that their batches are back with
+        // their publishers before the table shows the member gone.
+        self.shelf.member.close();
+        let items = mem::take(&mut self.shelf.content.lock().unwrap_or_else(PoisonError::into_inner).items);
         drop(items);
         self.handed.clear();
-        shelf.core.table.leave(shelf.member.id);
+        self.shelf.end();
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    bus::embedded::{filter::Index, member::Member},
+    bus::embedded::{Core, filter::Index, member::Member},
     topic::Pattern,
 };
 
@@ -47,14 +47,14 @@ impl Table {
     }
 
     /// Adds a member that subscribes to nothing yet.
-    pub(crate) fn join(&self, member: Arc<Member>) {
+    fn join(&self, member: Arc<Member>) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.names.insert(Arc::clone(&member.name), member.id);
         entries.members.insert(member.id, Entry { member, filters: BTreeSet::new() });
     }
 
     /// Takes a member out.
-    pub(crate) fn leave(&self, id: u64) {
+    fn leave(&self, id: u64) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = entries.members.remove(&id) else { return };
         entries.names.remove(&entry.member.name);
@@ -106,8 +106,11 @@ impl Table {
         entries.index.holders(topic, &mut ids);
         ids.sort_unstable();
         ids.dedup();
-        let members = ids.iter().filter_map(|id| entries.members.get(id)).map(|entry| &entry.member);
-        members.filter(|member| !member.excludes(topic)).cloned().collect()
+        let found = ids.iter().filter_map(|id| entries.members.get(id)).map(|entry| &entry.member);
+        let mut members: Vec<_> = found.cloned().collect();
+        drop(entries);
+        members.retain(|member| !member.excludes(topic));
+        members.into()
     }
 
     /// Whether some subscription overlaps `pattern`.
@@ -142,6 +145,31 @@ impl Table {
     /// What wakes whoever keeps something back.
     pub(crate) fn stirred(&self) -> watch::Receiver<()> {
         self.stirred.subscribe()
+    }
+}
+
+/// A member's place in the table, held by its owner.
+///
+/// Dropping it ends the member, also when the owner's task panics: a member that nobody drains would hold up the broker.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    core: Arc<Core>,
+    member: Arc<Member>,
+}
+
+impl Seat {
+    /// Adds a member that subscribes to nothing yet.
+    pub(crate) fn take(core: Arc<Core>, member: Arc<Member>) -> Self {
+        core.table.join(Arc::clone(&member));
+        Self { core, member }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Its tokens go first, so that their batches are back with their publishers before the table shows it gone.
+        self.member.close();
+        self.core.table.leave(self.member.id);
     }
 }
 

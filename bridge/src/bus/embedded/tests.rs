@@ -325,3 +325,28 @@ async fn a_closed_bus_ends_with_its_last_port() {
     assert!(!soon(engine.next(&mut Vec::new(), 1)).await, "no more will come");
     assert_eq!(life.drain(Duration::from_secs(5), std::future::pending()).await, 0);
 }
+
+#[tokio::test]
+async fn a_task_that_dies_takes_its_consumers_with_it_and_frees_the_publishers() {
+    let routes = Routes::new(Vec::new(), Broker::Embedded).unwrap();
+    let (bus, tasks) = open(Config::default(), routes);
+    let life = Lifecycle::new();
+    let mut pumps = None;
+    for (index, task) in tasks.into_iter().enumerate() {
+        // The second one drives the pumps.
+        if index == 1 { pumps = Some(task) } else { life.leash().spawn(task) }
+    }
+    let mut pumps = pumps.unwrap();
+    let mut engine = bus.subscribe(&name("engine"), &["events.#".parse().unwrap()]).await.unwrap();
+    assert!((&mut pumps).now_or_never().is_none());
+    let port = bus.port(&name("a")).await.unwrap();
+    // More than the broker's queue takes while nobody drains it.
+    let flood = port.submit(events("events.a", (0..3000).map(|n| n.to_string()))).await.unwrap();
+    while bus.core().table.named("engine").is_some_and(|member| !member.is_pressed()) {
+        tokio::task::yield_now().await;
+    }
+    drop(pumps);
+    assert!(!soon(engine.next(&mut Vec::new(), 1)).await);
+    soon(port.close()).await;
+    assert_eq!(soon(flood).await, Taken::Withdrawn);
+}

@@ -1,0 +1,63 @@
+//! What a reader knows of a topic that its client publishes to.
+
+use std::sync::Arc;
+
+use crate::{
+    bus::embedded::{
+        Core,
+        member::{Member, OVERHEAD},
+    },
+    native::codec::Code,
+};
+
+/// A topic that was published to before.
+pub(super) struct Known {
+    pub(super) generation: u64,
+    pub(super) verdict: Result<(), Code>,
+    pub(super) audience: Box<[Arc<Member>]>,
+}
+
+impl Known {
+    /// The consumers in this process that hear it, or the one of them that it is meant for.
+    pub(super) fn hearing<'a>(&'a self, receiver: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Member>> {
+        self.audience.iter().filter(move |member| {
+            member.is_in_process() && receiver.is_none_or(|receiver| *member.name == *receiver)
+        })
+    }
+}
+
+/// Bytes announced to consumers in this process; taken back if they are not published, for else a client that is cut off
+/// in the middle would leave their inboxes a little fuller for ever.
+pub(super) struct Expected<'a> {
+    core: &'a Core,
+    known: &'a Known,
+    receiver: Option<&'a str>,
+    bytes: usize,
+    pub(super) published: bool,
+}
+
+impl<'a> Expected<'a> {
+    pub(super) fn announce(
+        core: &'a Core,
+        known: &'a Known,
+        receiver: Option<&'a str>,
+        payload: usize,
+    ) -> Self {
+        let bytes = payload + OVERHEAD;
+        known.hearing(receiver).for_each(|member| member.expect(bytes));
+        Self { core, known, receiver, bytes, published: false }
+    }
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        if self.published {
+            return;
+        }
+        for member in self.known.hearing(self.receiver) {
+            if member.unload(self.bytes) {
+                self.core.table.stir();
+            }
+        }
+    }
+}
