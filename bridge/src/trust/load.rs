@@ -1,0 +1,336 @@
+//! Reads the files of a generation, and says what is wrong with them: which file, what, and the remedy.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::trust::{
+    Certificate, Files, MAX_CHAIN, Role,
+    chain::Anchors,
+    pem::{self, PemError},
+};
+
+fn contents(path: &Path) -> Result<pem::Contents, LoadError> {
+    pem::read(path).map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            PemError::Malformed(source) => LoadError::Malformed { path, source },
+            PemError::Read(source) => LoadError::Read { path, source },
+            PemError::TooLong => LoadError::TooLong { path },
+        }
+    })
+}
+
+pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let chain = contents(path)?.certificates;
+    if chain.is_empty() {
+        return Err(LoadError::NoCertificate { path: path.to_owned() });
+    }
+    if chain.len() > MAX_CHAIN {
+        return Err(LoadError::LongChain { path: path.to_owned(), count: chain.len() });
+    }
+    Ok(chain)
+}
+
+/// Reads the own leaf and what is presented with it, and checks that both are of use now.
+pub(super) fn own(
+    path: &Path,
+    chain: &[CertificateDer<'_>],
+    role: Role,
+) -> Result<(Certificate, Vec<Certificate>), LoadError> {
+    let parsed: Result<Vec<Certificate>, _> = chain.iter().map(|der| Certificate::parse(der)).collect();
+    let mut parsed = parsed.map_err(|_| LoadError::Certificate { path: path.to_owned() })?.into_iter();
+    let leaf = parsed.next().ok_or_else(|| LoadError::NoCertificate { path: path.to_owned() })?;
+    let intermediates: Vec<Certificate> = parsed.collect();
+    for certificate in std::iter::once(&leaf).chain(&intermediates) {
+        check_validity(path, certificate)?;
+    }
+    let suited = match role {
+        Role::Client => leaf.is_for_clients(),
+        Role::Server => leaf.is_for_servers(),
+    };
+    if leaf.is_authority() {
+        return Err(LoadError::Authority { path: path.to_owned() });
+    }
+    if suited {
+        Ok((leaf, intermediates))
+    } else {
+        Err(LoadError::Purpose { path: path.to_owned(), purpose: role.purpose() })
+    }
+}
+
+fn check_validity(path: &Path, certificate: &Certificate) -> Result<(), LoadError> {
+    let now = SystemTime::now();
+    let subject = || certificate.subject().chars().take(128).collect();
+    if let Ok(age) = now.duration_since(certificate.not_after()) {
+        let (path, subject, ago) = (path.to_owned(), subject(), whole_minutes(age));
+        return Err(LoadError::Expired { path, subject, ago });
+    }
+    if let Ok(wait) = certificate.not_before().duration_since(now) {
+        let (path, subject, wait) = (path.to_owned(), subject(), whole_minutes(wait));
+        return Err(LoadError::NotYetValid { path, subject, wait });
+    }
+    Ok(())
+}
+
+pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, LoadError> {
+    let contents = contents(path)?;
+    check_mode(path)?;
+    let mut keys = contents.keys.into_iter();
+    match (keys.next(), keys.next()) {
+        (Some(key), None) => Ok(key),
+        (Some(_), Some(_)) => Err(LoadError::ManyKeys { path: path.to_owned() }),
+        (None, _) if contents.encrypted => Err(LoadError::EncryptedKey { path: path.to_owned() }),
+        (None, _) => Err(LoadError::NoKey { path: path.to_owned() }),
+    }
+}
+
+pub(super) fn key_error(files: &Files, error: rustls::Error) -> LoadError {
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            LoadError::Mismatch { key: files.key_file.clone(), chain: files.cert_file.clone() }
+        }
+        source => LoadError::Key { path: files.key_file.clone(), source },
+    }
+}
+
+pub(super) fn anchors(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Anchors), LoadError> {
+    let mut authorities = contents(path)?.certificates;
+    if authorities.is_empty() {
+        return Err(LoadError::NoCertificate { path: path.to_owned() });
+    }
+    authorities.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+    authorities.dedup();
+    let mut anchors = Anchors::default();
+    for der in &authorities {
+        let anchor = anchors.add(der).ok_or_else(|| LoadError::Certificate { path: path.to_owned() })?;
+        if !anchor.certificate().is_authority() {
+            let subject = anchor.certificate().subject().chars().take(128).collect();
+            return Err(LoadError::NoAuthority { path: path.to_owned(), subject });
+        }
+    }
+    let now = SystemTime::now();
+    if anchors.known().iter().all(|anchor| anchor.certificate().not_after() < now) {
+        return Err(LoadError::AnchorsExpired { path: path.to_owned() });
+    }
+    Ok((authorities, anchors))
+}
+
+#[cfg(unix)]
+fn check_mode(path: &Path) -> Result<(), LoadError> {
+    use std::os::unix::fs::MetadataExt;
+
+    let seen = fs::metadata(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    // The owner of our own entry in /proc is the effective user; elsewhere the stricter answer is taken.
+    let me = fs::metadata("/proc/self").map_or_else(|_| seen.uid(), |own| own.uid());
+    let mode = seen.mode() & 0o777;
+    if is_exposed(mode, seen.uid(), me) {
+        Err(LoadError::Exposed { path: path.to_owned(), mode })
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(not(unix))]
+fn check_mode(_path: &Path) -> Result<(), LoadError> {
+    Ok(())
+}
+
+/// Whether more people than needed can read a key file.
+///
+/// A file of root's that we may read through our group is how Kubernetes (`fsGroup`) and systemd (`LoadCredential`) hand
+/// a secret to a process that is not root; nobody but root could give it a stricter mode.
+#[cfg(unix)]
+const fn is_exposed(mode: u32, owner: u32, me: u32) -> bool {
+    let handed_over = owner == 0 && me != 0;
+    let allowed = if handed_over { 0o740 } else { 0o700 };
+    mode & 0o777 & !allowed != 0
+}
+
+fn whole_minutes(time: Duration) -> String {
+    let minutes = time.as_secs().div_ceil(60);
+    match (minutes / 1440, minutes / 60) {
+        (0, 0) => format!("{minutes} min"),
+        (0, hours) => format!("{hours} h"),
+        (days, _) => format!("{days} days"),
+    }
+}
+
+/// Why the material was not loaded: what file, what is wrong, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// No authority is valid any more.
+    #[error("every authority in {} has expired: renew them", path.display())]
+    AnchorsExpired {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The own certificate is an authority's.
+    #[error("certificate {} is an authority's: put the certificate that it issued first in the file", path.display())]
+    Authority {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A certificate cannot be read.
+    #[error("a certificate in {} cannot be read: issue it again as X.509 version 3", path.display())]
+    Certificate {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The key needs a pass phrase.
+    #[error("private key {} is encrypted: decrypt it with `openssl pkey` and protect it by its mode", path.display())]
+    EncryptedKey {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A certificate of the own chain is past its validity.
+    #[error("certificate {} ({subject:?}) expired {ago} ago: renew it", path.display())]
+    Expired {
+        /// Which file.
+        path: PathBuf,
+        /// Which certificate in it.
+        subject: String,
+        /// How long ago.
+        ago: String,
+    },
+    /// The key can be read by others.
+    #[error("private key {} can be read by others (mode {mode:04o}): chmod 600 {}", path.display(), path.display())]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The key is of a kind that is not accepted.
+    #[error("private key {} cannot be used: it must be ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits or more", path.display())]
+    Key {
+        /// Which file.
+        path: PathBuf,
+        /// What the provider says of it.
+        source: rustls::Error,
+    },
+    /// The own chain is longer than peers accept.
+    #[error("{} holds {count} certificates, but peers look at {MAX_CHAIN} at most: leave the leaf and its intermediates", path.display())]
+    LongChain {
+        /// Which file.
+        path: PathBuf,
+        /// How many it holds.
+        count: usize,
+    },
+    /// PEM that cannot be read.
+    #[error("{} is not well-formed PEM: copy it again", path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// More than one key.
+    #[error("{} holds more than one private key: leave one", path.display())]
+    ManyKeys {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The key is not the certificate's.
+    #[error("private key {} does not belong to the first certificate in {}: put the leaf first, or install the pair that was issued together", key.display(), chain.display())]
+    Mismatch {
+        /// The key.
+        key: PathBuf,
+        /// The chain.
+        chain: PathBuf,
+    },
+    /// An anchor that is no authority.
+    #[error("{} holds the certificate of {subject:?}, which is no authority: put the certificate of its issuer there", path.display())]
+    NoAuthority {
+        /// Which file.
+        path: PathBuf,
+        /// Whose certificate it is.
+        subject: String,
+    },
+    /// No certificate.
+    #[error("{} holds no certificate: it must be PEM with BEGIN CERTIFICATE", path.display())]
+    NoCertificate {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// No key.
+    #[error("{} holds no private key: it must be PEM with BEGIN PRIVATE KEY", path.display())]
+    NoKey {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A certificate of the own chain is not valid yet.
+    #[error("certificate {} ({subject:?}) is not valid for another {wait}: check the clock", path.display())]
+    NotYetValid {
+        /// Which file.
+        path: PathBuf,
+        /// Which certificate in it.
+        subject: String,
+        /// How long until it is.
+        wait: String,
+    },
+    /// The own certificate is not for this end of a connection.
+    #[error("certificate {} lacks extended key usage {purpose}: issue it again with it", path.display())]
+    Purpose {
+        /// Which file.
+        path: PathBuf,
+        /// The usage that it lacks.
+        purpose: &'static str,
+    },
+    /// The file cannot be read.
+    #[error("could not read {}: check that it exists and that this user may read it", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The file is too long to be what it should be.
+    #[error("{} is longer than {} bytes: is it the right file?", path.display(), pem::MAX_BYTES)]
+    TooLong {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+impl LoadError {
+    /// Whether the files may have been caught in the middle of a change, so that trying again is worth it.
+    #[must_use]
+    pub const fn may_be_torn(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed { .. }
+                | Self::Mismatch { .. }
+                | Self::NoCertificate { .. }
+                | Self::NoKey { .. }
+                | Self::Read { .. }
+        )
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_others_can_read_is_exposed() {
+        assert!(!is_exposed(0o600, 1000, 1000));
+        assert!(!is_exposed(0o400, 0, 0));
+        assert!(is_exposed(0o640, 1000, 1000));
+        assert!(is_exposed(0o644, 0, 1000));
+        assert!(is_exposed(0o440, 0, 0));
+    }
+
+    #[test]
+    fn a_secret_that_root_hands_over_through_a_group_is_not() {
+        assert!(!is_exposed(0o440, 0, 1000));
+        assert!(is_exposed(0o460, 0, 1000));
+        assert!(is_exposed(0o444, 0, 1000));
+    }
+}
