@@ -5,7 +5,9 @@
 use std::io::{self, IsTerminal};
 
 use serde::Deserialize;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, filter::LevelFilter, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
+};
 
 /// Settings of the log; every value is usable as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -40,8 +42,12 @@ impl Filter {
     ///
     /// [`FilterError`], if one is malformed.
     pub fn parse(directives: &str) -> Result<Self, FilterError> {
+        // A bare word that is no level would be taken for a target, and silence everything else.
+        let mut bare = directives.split(',').map(str::trim).filter(|one| !one.contains(['=', '[']));
         match EnvFilter::builder().parse(directives) {
-            Ok(_) if !directives.trim().is_empty() => Ok(Self(directives.to_owned())),
+            Ok(_) if bare.all(|word| !word.is_empty() && word.parse::<LevelFilter>().is_ok()) => {
+                Ok(Self(directives.to_owned()))
+            }
             _ => Err(FilterError { given: directives.to_owned() }),
         }
     }
@@ -121,7 +127,7 @@ mod tests {
     #[test]
     fn a_filter_with_a_typing_error_is_refused() {
         assert!(Filter::parse("info,daemoneye_bridge::uplink=debug").is_ok());
-        for wrong in ["daemoneye=loud", "", "  ", "info,=x="] {
+        for wrong in ["daemoneye=loud", "", "  ", "info,=x=", "verbose", "info,daemoneye_bridge"] {
             assert!(Filter::parse(wrong).is_err(), "{wrong:?}");
         }
     }
