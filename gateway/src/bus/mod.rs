@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use daemoneye_bridge::bus::{Broker, Bus, BusName, PortError, Routes, Rule};
+use daemoneye_bridge::bus::{Broker, Bus, BusName, PortError, Routes, Rule, remote};
 use serde::Deserialize;
 use tokio::time;
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub broker: Broker,
     /// What an acknowledgement means, topic by topic.
     pub routes: Routes,
+    /// How a foreign broker is reached; not used with the embedded one.
+    pub foreign: remote::Config,
 }
 
 /// The section `[bus]`.
@@ -51,6 +53,8 @@ struct File {
     /// Tables `[[bus.route]]`: `pattern`, and any of `confirm`, `unheard`, `envelope`. The first that matches a topic is
     /// its route. Default: none, so that every topic goes by the broker's defaults.
     route: Vec<Rule>,
+    /// Table `[bus.foreign]`: how a foreign broker is reached. Not allowed with the embedded one.
+    foreign: Option<remote::Config>,
 }
 
 /// How a file names a broker.
@@ -70,8 +74,14 @@ impl TryFrom<File> for Config {
             Kind::Embedded => Broker::Embedded,
             Kind::Foreign => Broker::Foreign,
         };
+        if broker == Broker::Embedded && file.foreign.is_some() {
+            // It would be believed to do something.
+            return Err(
+                "[bus.foreign] needs broker = \"foreign\"; set that, or remove the section".to_owned()
+            );
+        }
         let routes = Routes::new(file.route, broker).map_err(|error| error.to_string())?;
-        Ok(Self { broker, routes })
+        Ok(Self { broker, routes, foreign: file.foreign.unwrap_or_default() })
     }
 }
 

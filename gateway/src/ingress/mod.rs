@@ -85,18 +85,21 @@ impl Ingress {
 
     /// Admits connections until `closing` is cancelled, and gives each peer to `serve`.
     ///
-    /// Connections that were admitted live on: they hang on `leash`.
+    /// Connections that were admitted live on: they hang on `leash`. One that is not admitted yet is dropped, so that a
+    /// stranger who says nothing does not hold up the end.
     pub async fn run<S, F>(mut self, leash: Leash, closing: CancellationToken, serve: S)
     where
         S: Fn(PeerStream) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         while let Some(accepted) = closing.run_until_cancelled(self.listener.accept()).await {
-            let (gate, serve) = (Arc::clone(&self.gate), serve.clone());
+            let (gate, serve, closing) = (Arc::clone(&self.gate), serve.clone(), closing.clone());
             leash.spawn(async move {
-                match admit(accepted, &gate.tls, &gate.directory).await {
-                    Ok(stream) => serve(stream).await,
-                    Err(refusal) => gate.refusals.offer(refusal),
+                let admitted = admit(accepted, &gate.tls, &gate.directory);
+                match closing.run_until_cancelled(admitted).await {
+                    Some(Ok(stream)) => serve(stream).await,
+                    Some(Err(refusal)) => gate.refusals.offer(refusal),
+                    None => {}
                 }
             });
         }
