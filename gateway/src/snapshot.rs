@@ -355,8 +355,6 @@ pub struct PolicyView {
 /// What outlives a restart.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StateView {
-    /// Streams remembered.
-    pub streams: u64,
     /// Why it cannot be written, and since when.
     pub trouble: Option<Trouble>,
 }

@@ -46,14 +46,14 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Where a stage registers what it counts; the stage names itself in the metric's name.
-    pub fn stage(&mut self, stage: &str) -> &mut Registry {
-        self.0.sub_registry_with_prefix(PREFIX).sub_registry_with_prefix(stage)
+    /// Where stages register what they count; each begins its names with its own.
+    pub fn registry(&mut self) -> &mut Registry {
+        self.0.sub_registry_with_prefix(PREFIX)
     }
 
     /// Adds what the process and the bus tell of themselves.
     pub fn vitals(&mut self, vitals: Vitals) {
-        self.0.sub_registry_with_prefix(PREFIX).register_collector(Box::new(vitals));
+        self.registry().register_collector(Box::new(vitals));
     }
 
     /// Closes the registry.
