@@ -59,3 +59,12 @@ pub enum Outcome {
 
 /// The hidden subcommand that runs [`collect`].
 pub const LEAF: &str = "demo-leaf";
+
+/// Reads a length of time such as `20s`, for the command line.
+///
+/// # Errors
+///
+/// A sentence about what is wrong with it.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    humantime_serde::re::humantime::parse_duration(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,228 @@
+//! Makes the stages out of their settings, each once, in the order in which they need one another.
+
+use std::{fmt, net::SocketAddr};
+
+use daemoneye_bridge::{
+    bus::door::DoorError,
+    lifecycle::Lifecycle,
+    trust::{LoadError, Material, Role},
+};
+use futures_util::{FutureExt, future::BoxFuture};
+
+use crate::{
+    admin::{self, Admin},
+    app::{Addresses, Gateway, grpc, local::Local, reload, views},
+    bus::AuthorizedBus,
+    config::Config,
+    identity, ingress,
+    ingress::Ingress,
+    policy::{self, Judge, Policy, PolicyError},
+    session::{self, Sessions, Stages, http2::Server},
+    snapshot::{self, Part, Snapshots, Timestamp},
+    state::{self, State, StateError},
+    telemetry::metrics::{Metrics, Vitals},
+    tls::Refusals,
+};
+
+/// What the stages count, one each.
+struct Counts {
+    ingress: ingress::Metrics,
+    session: session::Metrics,
+    policy: policy::Metrics,
+    state: state::Metrics,
+}
+
+/// Tasks in the order of their end.
+#[derive(Default)]
+pub(super) struct Tasks {
+    /// End by themselves once sessions are told to leave.
+    pub(super) front: Vec<BoxFuture<'static, ()>>,
+    /// Never end by themselves.
+    pub(super) endless: Vec<BoxFuture<'static, ()>>,
+    /// End when nobody uses what they keep.
+    pub(super) back: Vec<BoxFuture<'static, ()>>,
+}
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { front, endless, back } = self;
+        f.debug_struct("Tasks")
+            .field("front", &front.len())
+            .field("endless", &endless.len())
+            .field("back", &back.len())
+            .finish()
+    }
+}
+
+/// Loads and judges everything that can be without taking a port, a socket or a file that a running gateway has.
+pub(super) fn check(config: &Config) -> Result<Summary, BindError> {
+    let material = Material::load(&config.tcp.tls.files, Role::Server)?;
+    let policy = Policy::load(&config.policy.file)?;
+    Ok(Summary {
+        certificate: material.leaf().subject().to_owned(),
+        not_after: material.leaf().not_after().into(),
+        anchors: material.anchors().len(),
+        roles: policy.roles(),
+        collectors: config.tcp.listener.bind_address,
+        admin: config.admin.bind_address,
+    })
+}
+
+/// What a configuration amounts to.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Subject of the gateway's certificate.
+    pub certificate: String,
+    /// Until when it is valid.
+    pub not_after: Timestamp,
+    /// How many authorities may issue collectors' certificates.
+    pub anchors: usize,
+    /// Roles of the policy.
+    pub roles: Vec<String>,
+    /// Where collectors are heard.
+    pub collectors: SocketAddr,
+    /// Where the admin API is.
+    pub admin: SocketAddr,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { certificate, not_after, anchors, roles, collectors, admin } = self;
+        writeln!(f, "  collectors   {collectors}")?;
+        writeln!(f, "  admin        http://{admin}/")?;
+        writeln!(f, "  certificate  {certificate}, until {not_after}")?;
+        writeln!(f, "  authorities  {anchors}")?;
+        write!(f, "  roles        {}", roles.join(", "))
+    }
+}
+
+/// Makes and binds every stage; nothing moves yet.
+pub(super) async fn bind(config: Config) -> Result<Gateway, BindError> {
+    let (front, admin_life) = (Lifecycle::new(), Lifecycle::new());
+    let mut metrics = Metrics::default();
+    let counts = Counts {
+        ingress: ingress::Metrics::register(metrics.registry()),
+        session: session::Metrics::register(metrics.registry()),
+        policy: policy::Metrics::register(metrics.registry()),
+        state: state::Metrics::register(metrics.registry()),
+    };
+    let mut tasks = Tasks::default();
+
+    let policy_file = config.policy.file.clone();
+    let judge = Judge::new(Policy::load(&policy_file)?, counts.policy);
+    tasks.endless.push(reload::policy(judge.clone(), policy_file).boxed());
+    let (ingress, refusals) = way_in(config.tcp, config.identity, &counts.ingress, &mut tasks)?;
+    let admin = Admin::bind(config.admin).await?;
+    let (state, flusher) = State::open(config.state, counts.state)?;
+    tasks.back.push(flusher);
+    let (local, carriers) = Local::open(&config.bus, config.in_process, config.unix_socket.clone())?;
+    tasks.back.extend(carriers);
+
+    let stages = Stages {
+        judge: judge.clone(),
+        bus: AuthorizedBus::new(local.bus(), config.bus.routes),
+        state: state.clone(),
+        leash: front.leash(),
+        drain: session::Drain {
+            spread: config.drain.spread,
+            grace: config.drain.grace(),
+            alternatives: config.drain.alternatives.clone(),
+        },
+        metrics: counts.session,
+    };
+    let http2 = config.session.http2.clone();
+    let (sessions, registry) = Sessions::new(config.session, stages);
+    tasks.front.push(registry);
+    let (routes, reporter) = grpc::add(sessions.routes())?;
+    let bus = local.bus();
+    tasks.front.push(grpc::report(reporter, front.watch(), bus.state(), front.leash()).boxed());
+    let server = Server::new(http2, routes, front.leash(), front.leash().drain_token());
+
+    let vitals = Vitals { phase: front.watch(), bus: bus.state(), counters: bus.counters() };
+    metrics.vitals(vitals);
+    let (material, follow_material) = ingress.tls().follow();
+    let word = local.word();
+    let (bus_view, follow_bus) = views::mirror(bus.state(), move |state| views::bus(word, state));
+    let (state_view, follow_state) = views::mirror(state.health(), views::state);
+    tasks.endless.extend([follow_material.boxed(), follow_bus.boxed(), follow_state.boxed()]);
+    let snapshots = Snapshots {
+        phase: front.watch(),
+        collectors: sessions.view(),
+        refusals,
+        bus: bus_view,
+        material,
+        policy: judge.view(),
+        state: state_view,
+    };
+    let addresses = Addresses {
+        collectors: ingress.local(),
+        admin: admin.address(),
+        probes: admin.probe_address(),
+        bus: match &local {
+            Local::Embedded(_, Some(_)) => Some(config.unix_socket.socket_path),
+            _ => None,
+        },
+    };
+    Ok(Gateway {
+        front,
+        back: Lifecycle::new(),
+        admin_life,
+        addresses,
+        drain: config.drain,
+        ingress,
+        server,
+        local,
+        state,
+        admin,
+        snapshots,
+        exporter: metrics.exporter(),
+        tasks,
+    })
+}
+
+fn way_in(
+    tcp: ingress::Config,
+    identity: identity::Config,
+    metrics: &ingress::Metrics,
+    tasks: &mut Tasks,
+) -> Result<(Ingress, Part<snapshot::Refusals>), BindError> {
+    let (refusals, shown, keep) = Refusals::open(metrics.tls().clone());
+    tasks.endless.push(keep);
+    Ok((Ingress::open(tcp, identity, refusals, metrics)?, shown))
+}
+
+/// Why the gateway cannot be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The admin listener.
+    #[error(transparent)]
+    Admin(#[from] admin::BindError),
+    /// The door for local clients.
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    /// The way in: port or certificates.
+    #[error(transparent)]
+    Ingress(#[from] ingress::OpenError),
+    /// The certificates.
+    #[error(transparent)]
+    Material(#[from] LoadError),
+    /// The policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The descriptors in this build.
+    #[error("could not serve reflection")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The state file.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl BindError {
+    /// Whether what is wrong stands in a file of the operator, so that starting again is of no use.
+    #[must_use]
+    pub const fn is_of_configuration(&self) -> bool {
+        matches!(self, Self::Material(_) | Self::Policy(_) | Self::Ingress(ingress::OpenError::Load(_)))
+            || matches!(self, Self::Door(DoorError::TooLong { .. }))
+    }
+}

@@ -1,0 +1,76 @@
+//! The local bus, whichever broker it stands on.
+
+use std::sync::Arc;
+
+use daemoneye_bridge::{
+    bus::{
+        Broker, Bus,
+        door::{self, Door, DoorError},
+        embedded::{self, Embedded},
+        remote::{self, Remote},
+    },
+    lifecycle::Leash,
+};
+use futures_util::future::BoxFuture;
+
+use crate::bus;
+
+/// The local bus, with what belongs to its kind.
+#[derive(Debug)]
+pub(super) enum Local {
+    Embedded(Arc<Embedded>, Option<Door>),
+    Foreign(Arc<Remote>),
+}
+
+impl Local {
+    /// Opens the bus that `config` names, and takes the place of its door; returns the tasks of the bus, too.
+    pub(super) fn open(
+        config: &bus::Config,
+        broker: embedded::Config,
+        door: door::Config,
+    ) -> Result<(Self, Vec<BoxFuture<'static, ()>>), DoorError> {
+        match config.broker {
+            Broker::Embedded => {
+                let (bus, tasks) = embedded::open(broker, config.routes.clone());
+                let door = door.enabled.then(|| Door::bind(door, &bus)).transpose()?;
+                Ok((Self::Embedded(bus, door), tasks))
+            }
+            Broker::Foreign => {
+                let (bus, tasks) = remote::open(config.foreign.clone());
+                Ok((Self::Foreign(bus), tasks))
+            }
+        }
+    }
+
+    /// The bus itself.
+    pub(super) fn bus(&self) -> Arc<dyn Bus> {
+        match self {
+            Self::Embedded(bus, _) => Arc::<Embedded>::clone(bus),
+            Self::Foreign(bus) => Arc::<Remote>::clone(bus),
+        }
+    }
+
+    /// The word for its broker.
+    pub(super) const fn word(&self) -> &'static str {
+        match self {
+            Self::Embedded(..) => "embedded",
+            Self::Foreign(_) => "foreign",
+        }
+    }
+
+    /// Lets local clients in. They, and the door, end with the bus.
+    pub(super) fn let_in(&mut self, leash: &Leash) {
+        if let Self::Embedded(_, door) = self
+            && let Some(door) = door.take()
+        {
+            leash.spawn(door.run(leash.clone()));
+        }
+    }
+
+    /// Ends the bus as soon as nobody speaks on it. A foreign one ends when nobody holds it.
+    pub(super) fn close(self) {
+        if let Self::Embedded(bus, _) = self {
+            bus.close();
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The only wiring: settings become stages, stages become a running gateway, and a running gateway comes to its end.
+//!
+//! ```text
+//! bind ─► run ─┬─ front   ingress ─ handshakes, sessions, calls; registry; gRPC health     ends first, in order
+//!              ├─ back    bus and its door, state, reloads, views                          ends when nobody speaks
+//!              └─ admin   listener and its connections                                     ends last
+//! ```
+//!
+//! Kept true: the phase only advances, and only here; sessions end before the bus that carries their last events, and the
+//! bus before the marks that say how far it came are written for the last time; the end has one deadline.
+
+use std::{future::Future, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+
+use daemoneye_bridge::{
+    bus::Bus,
+    lifecycle::{Leash, Lifecycle, Phase},
+    settings::Chain,
+};
+use futures_util::future::BoxFuture;
+use sd_notify::NotifyState;
+use tokio::time::{self, Instant};
+
+use crate::{
+    admin::Admin,
+    config::{Config, Drain},
+    ingress::{Ingress, PeerStream},
+    session::http2::Server,
+    snapshot::Snapshots,
+    state::State,
+    telemetry::metrics::Exporter,
+};
+
+mod build;
+
+mod grpc;
+
+mod local;
+
+mod reload;
+
+mod views;
+
+use build::Tasks;
+pub use build::{BindError, Summary};
+use local::Local;
+
+/// A gateway whose stages are made and bound, but do not move yet.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Ingress and sessions; its phase is the gateway's.
+    front: Lifecycle,
+    /// Bus, state, reloads.
+    back: Lifecycle,
+    /// The admin listener, which shows the end of all others.
+    admin_life: Lifecycle,
+    addresses: Addresses,
+    drain: Drain,
+    ingress: Ingress,
+    server: Server,
+    local: Local,
+    state: State,
+    admin: Admin,
+    snapshots: Snapshots,
+    exporter: Exporter,
+    tasks: Tasks,
+}
+
+/// Where a gateway is found; ports are real ones even where 0 was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// For collectors: gRPC over mutual TLS.
+    pub collectors: SocketAddr,
+    /// For operators: API, metrics, dashboard.
+    pub admin: SocketAddr,
+    /// For probes from elsewhere, if they have a place of their own.
+    pub probes: Option<SocketAddr>,
+    /// For local bus clients: the socket of the embedded broker.
+    pub bus: Option<PathBuf>,
+}
+
+/// How a gateway ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a gateway that had to be cut did not end well"]
+pub struct Outcome {
+    /// Tasks of collectors that had to be cut.
+    pub cut: usize,
+    /// Whether the last marks could be written.
+    pub saved: bool,
+}
+
+impl Outcome {
+    /// Whether everything ended by itself, and what must be on the disk is.
+    #[must_use]
+    pub const fn is_clean(self) -> bool {
+        self.cut == 0 && self.saved
+    }
+}
+
+impl Gateway {
+    /// Judges a configuration and what it leads to, without taking anything that a running gateway has.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] names the file and a remedy.
+    pub fn check(config: &Config) -> Result<Summary, BindError> {
+        build::check(config)
+    }
+
+    /// Loads and binds everything: certificates, policy, ports, socket, state. Needs a runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] names what could not be had, and a remedy.
+    pub async fn bind(config: Config) -> Result<Self, BindError> {
+        build::bind(config).await
+    }
+
+    /// Where it is found.
+    #[must_use]
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The local bus, for a consumer in this process.
+    #[must_use]
+    pub fn bus(&self) -> Arc<dyn Bus> {
+        self.local.bus()
+    }
+
+    /// What it shows of itself.
+    #[must_use]
+    pub fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
+    }
+
+    /// Works until `stop` ends, then goes away in order; `hurry` cuts that short.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()> + Send,
+        hurry: impl Future<Output = ()> + Send,
+    ) -> Outcome {
+        let Self { front, back, admin_life, drain, ingress, server, mut local, state, .. } = self;
+        let Tasks { front: ours, endless, back: behind } = self.tasks;
+        let admin = self.admin.run(admin_life.leash(), self.snapshots, self.exporter);
+        admin_life.leash().spawn(admin);
+        behind.into_iter().for_each(|task| back.leash().spawn(task));
+        endless.into_iter().for_each(|task| spawn_endless(&back.leash(), task));
+        local.let_in(&back.leash());
+        ours.into_iter().for_each(|task| front.leash().spawn(task));
+        let accepting = ingress.run(front.leash(), front.leash().drain_token(), move |stream| {
+            let server = server.clone();
+            async move { converse(&server, stream).await }
+        });
+        front.leash().spawn(accepting);
+        front.advance(Phase::Serving);
+        tell(&self.addresses);
+        notify(&[NotifyState::Ready]);
+
+        stop.await;
+        let deadline = Instant::now() + drain.deadline;
+        let mut hurry = pin!(hurry);
+        let cut = leave(front, &drain, deadline, hurry.as_mut()).await;
+        // From here on nobody speaks on the bus, and no mark moves any more.
+        local.close();
+        let saved = save(&state).await;
+        drop(state);
+        let left = deadline.saturating_duration_since(Instant::now()).max(LAST);
+        let unfinished = back.drain(left.min(QUIET), hurry.as_mut()).await;
+        admin_life.drain(LAST, hurry).await;
+        tracing::info!(cut, unfinished, saved, "gateway drained");
+        Outcome { cut, saved }
+    }
+}
+
+/// Says that the gateway goes, waits until balancers look elsewhere, sends every peer away, and waits for the last.
+async fn leave(
+    front: Lifecycle,
+    drain: &Drain,
+    deadline: Instant,
+    mut hurry: std::pin::Pin<&mut (impl Future<Output = ()> + Send)>,
+) -> usize {
+    notify(&[NotifyState::Stopping]);
+    tracing::info!(deadline = ?drain.deadline, "gateway drains");
+    front.advance(Phase::Draining);
+    tokio::select! {
+        biased;
+        () = hurry.as_mut() => {}
+        () = time::sleep(drain.announce) => {}
+    }
+    front.drain(deadline.saturating_duration_since(Instant::now()), hurry).await
+}
+
+/// Serves one peer to its end.
+async fn converse(server: &Server, stream: PeerStream) {
+    let (peer, remote) = (stream.peer().clone(), stream.remote());
+    server.serve(stream, peer, remote).await;
+}
+
+/// Writes the last marks.
+async fn save(state: &State) -> bool {
+    match time::timeout(SAVING, state.close()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::error!(error = %Chain(&error), "last marks not written, their events will come again");
+            false
+        }
+        Err(_) => {
+            tracing::error!("last marks not written in time, their events will come again");
+            false
+        }
+    }
+}
+
+/// Starts a task that never ends by itself: it ends when its part of the gateway drains.
+fn spawn_endless(leash: &Leash, task: BoxFuture<'static, ()>) {
+    let own = leash.clone();
+    leash.spawn(async move {
+        tokio::select! {
+            biased;
+            () = own.draining() => {}
+            () = task => {}
+        }
+    });
+}
+
+fn tell(addresses: &Addresses) {
+    let Addresses { collectors, admin, probes, bus } = addresses;
+    let probes = probes.map(tracing::field::display);
+    let bus = bus.as_ref().map(|path| tracing::field::display(path.display()));
+    tracing::info!(%collectors, %admin, probes, bus, "gateway serves");
+}
+
+/// Tells systemd, if it asked to be told.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "service manager not told");
+    }
+}
+
+/// What a bus that nobody speaks on any more may take to end.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// What is granted to the last steps, however late it is.
+const LAST: Duration = Duration::from_millis(500);
+
+/// Longest time to write the last marks: a disk that hangs must not hold up the end.
+const SAVING: Duration = Duration::from_secs(5);

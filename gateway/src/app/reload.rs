@@ -1,0 +1,73 @@
+//! Puts a changed policy file in force without a restart.
+//!
+//! Certificates are followed by [`daemoneye_bridge::trust::Store`] in the same way: on SIGHUP at once, else by looking at
+//! the file every few seconds, through whatever symbolic links lead to it.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use daemoneye_bridge::settings::Chain;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task, time,
+};
+
+use crate::policy::Judge;
+
+/// How often files are looked at.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
+
+/// Reads the policy anew on SIGHUP and when its file changes; one that cannot be used leaves the old one in force. Never
+/// ends.
+pub(super) async fn policy(judge: Judge, file: PathBuf) {
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut seen = look(file.clone()).await;
+    loop {
+        let asked = tokio::select! {
+            biased;
+            // An operator's word before our own clock.
+            () = heard(&mut hangup) => true,
+            () = time::sleep(LOOK) => false,
+        };
+        let now = look(file.clone()).await;
+        if asked || now != seen {
+            seen = now;
+            let (judge, file) = (judge.clone(), file.clone());
+            let read = task::spawn_blocking(move || reload(&judge, &file));
+            // An error means that the runtime is going away, and this task with it.
+            read.await.unwrap_or_default();
+        }
+    }
+}
+
+fn reload(judge: &Judge, file: &Path) {
+    match judge.reload(file) {
+        Ok(()) => tracing::info!(file = %file.display(), "policy reloaded"),
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "policy not reloaded, the old one stays in force");
+        }
+    }
+}
+
+async fn heard(hangup: &mut Option<Signal>) {
+    let heard = match hangup {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What tells one content of a path from another without reading it; the change time moves with a `chmod` too, which may be
+/// the repair.
+type Mark = (u64, u64, i64, i64);
+
+async fn look(file: PathBuf) -> Option<Mark> {
+    let seen = task::spawn_blocking(move || fs::metadata(file)).await.ok()?.ok()?;
+    Some((seen.ino(), seen.len(), seen.ctime(), seen.ctime_nsec()))
+}
