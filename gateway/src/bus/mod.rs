@@ -197,4 +197,4 @@ pub enum OpenError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -21,6 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Shelf {
     names: Arc<Mutex<HashSet<BusName>>>,
+    ports: AtomicU64,
     commands: mpsc::Sender<Command>,
 }
 
@@ -28,7 +29,7 @@ impl Shelf {
     /// The bus, and what is asked of it.
     pub(crate) fn new(room: usize) -> (Arc<Self>, mpsc::Receiver<Command>) {
         let (commands, asked) = mpsc::channel(room);
-        (Arc::new(Self { names: Arc::default(), commands }), asked)
+        (Arc::new(Self { names: Arc::default(), ports: AtomicU64::new(1), commands }), asked)
     }
 
     fn is_registered(&self, name: &str) -> bool {
@@ -42,7 +43,8 @@ impl Bus for Shelf {
             if !self.names.lock().unwrap().insert(name.clone()) {
                 return Err(PortError::Taken);
             }
-            let (port, dropped) = Port::new(name.clone(), 1, self.commands.clone());
+            let (port, dropped) =
+                Port::new(name.clone(), self.ports.fetch_add(1, Ordering::Relaxed), self.commands.clone());
             let (names, name) = (Arc::clone(&self.names), name.clone());
             #[expect(clippy::disallowed_methods, reason = "a test has no leash")]
             tokio::spawn(async move {

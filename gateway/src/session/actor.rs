@@ -305,7 +305,9 @@ where
                 tracing::error!("the bus did not say what became of withdrawn batches");
             }
         }
-        self.carrier.mouths.release().await;
+        if time::timeout(VERDICT, self.carrier.mouths.release()).await.is_err() {
+            tracing::error!("the bus did not let go of a name");
+        }
         let (reason, detail) = match &ended {
             Ok(Farewell::Done) => ("done", "the peer half-closed".to_owned()),
             Ok(Farewell::Drained) => ("drained", "the gateway is going away".to_owned()),

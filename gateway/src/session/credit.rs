@@ -45,6 +45,12 @@ impl Budget {
         Self { all, least, most, busy: AtomicU64::new(0) }
     }
 
+    /// Counts more busy sessions, for tests.
+    #[cfg(test)]
+    pub(super) fn add_busy(&self, many: u64) {
+        self.busy.fetch_add(many, Ordering::Relaxed);
+    }
+
     /// What each busy session may have in flight now.
     fn share(&self) -> Amount {
         let busy = self.busy.load(Ordering::Relaxed).max(1);

@@ -144,3 +144,6 @@ impl Sessions {
         self.0.registry.view()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Plain calls.
+
+use super::*;
+
+fn request(payload: &'static str, seq: u64) -> v1::PublishRequest {
+    v1::PublishRequest {
+        topic: "a.b".to_owned(),
+        payload: Bytes::from_static(payload.as_bytes()),
+        stream: if seq == 0 { Bytes::new() } else { stream(1) },
+        seq,
+        ..v1::PublishRequest::default()
+    }
+}
+
+async fn publish(stage: &Stage, name: &str, request: v1::PublishRequest) -> Result<bool, Status> {
+    let peer = VerifiedPeer::assume(PeerId::new("site-a", name).unwrap());
+    let answer = call::publish(Arc::clone(&stage.sessions.0), &peer, request).await;
+    answer.map(|answer| answer.duplicate).map_err(Status::from)
+}
+
+#[tokio::test]
+async fn a_numbered_event_is_published_once() {
+    let stage = Stage::new();
+    assert!(!publish(&stage, "x", request("one", 1)).await.unwrap());
+    assert!(publish(&stage, "x", request("one", 1)).await.unwrap());
+    assert!(!publish(&stage, "x", request("two", 2)).await.unwrap());
+    let ahead = publish(&stage, "x", request("four", 4)).await.unwrap_err();
+    assert_eq!((ahead.code(), ahead.message()), (Code::OutOfRange, "seq: expected 3 at most, got 4"));
+    assert!(!publish(&stage, "y", request("another's", 1)).await.unwrap());
+    assert_eq!(stage.taken(), ["one", "two", "another's"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_caller_gave_up_still_moves_the_mark() {
+    let stage = Stage::new();
+    stage.open.send_replace(false);
+    let unconfirmed = publish(&stage, "x", request("one", 1)).await.unwrap_err();
+    assert_eq!(unconfirmed.code(), Code::Unavailable);
+    let again = publish(&stage, "x", request("one", 1));
+    let opening = async {
+        time::sleep(Duration::from_secs(1)).await;
+        stage.open.send_replace(true);
+    };
+    let (again, ()) = tokio::join!(again, opening);
+    assert!(again.unwrap(), "the first call has published it");
+    assert_eq!(stage.taken(), ["one"]);
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_code() {
+    let stage = Stage::new();
+    let code = async |request| publish(&stage, "x", request).await.unwrap_err().code();
+    assert_eq!(
+        code(v1::PublishRequest { topic: "A".to_owned(), ..request("x", 0) }).await,
+        Code::InvalidArgument
+    );
+    assert_eq!(
+        code(v1::PublishRequest { topic: "b".to_owned(), ..request("x", 0) }).await,
+        Code::PermissionDenied
+    );
+    assert_eq!(
+        code(v1::PublishRequest { collector: "nobody".to_owned(), ..request("x", 0) }).await,
+        Code::PermissionDenied
+    );
+    let large = Bytes::from(vec![0; (1 << 20) + 1]);
+    assert_eq!(code(v1::PublishRequest { payload: large, ..request("x", 0) }).await, Code::InvalidArgument);
+    assert_eq!(
+        code(v1::PublishRequest { stream: stream(1), ..request("x", 0) }).await,
+        Code::InvalidArgument
+    );
+    assert!(stage.taken().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_the_rate_a_call_is_told_when_to_try_again() {
+    let rules = POLICY.replace("events_per_second = 1000000", "events_per_second = 2");
+    let stage = Stage::configured("", &rules);
+    for _ in 0..3 {
+        publish(&stage, "x", request("e", 0)).await.unwrap();
+    }
+    let over = publish(&stage, "x", request("e", 0)).await.unwrap_err();
+    assert_eq!(over.code(), Code::ResourceExhausted);
+    let wait = tonic_types::StatusExt::get_details_retry_info(&over).unwrap().retry_delay.unwrap();
+    time::sleep(wait).await;
+    publish(&stage, "x", request("e", 0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_and_a_session_of_one_collector_share_its_name() {
+    let stage = Stage::new();
+    let (mut peer, _) = stage.join("x", vec![state_of(1, 0, 1)]).await;
+    peer.batch(batch(1, 1, &["session"])).await;
+    peer.acked(1).await;
+    publish(&stage, "x", request("call", 0)).await.unwrap();
+    let held = publish(&stage, "x", request("call", 1)).await.unwrap_err();
+    assert_eq!(held.code(), Code::Unavailable, "the session holds the stream");
+    peer.batch(batch(1, 2, &["session again"])).await;
+    peer.acked(2).await;
+    assert_eq!(stage.taken(), ["session", "call", "session again"]);
+}
