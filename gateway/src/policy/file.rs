@@ -6,11 +6,10 @@
 use std::{collections::HashSet, fs, io, num::NonZeroU32, path::Path, path::PathBuf};
 
 use daemoneye_bridge::{settings::ByteSize, topic::is_segment};
-use daemoneye_proto::MAX_PAYLOAD;
 use serde::{Deserialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-use crate::policy::rule::{Bounds, Glob, GlobError, Role, Template, TemplateError};
+use crate::policy::rule::{Bounds, Glob, GlobError, Limits, Role, Template, TemplateError};
 
 /// Most bytes of a policy file.
 const LONGEST_FILE: u64 = 4 << 20;
@@ -127,7 +126,7 @@ fn json(role: &mut Keys) -> Result<Vec<Template>, Fault> {
 
 fn bounds(role: &mut Keys) -> Result<Bounds, Fault> {
     let max_message = role.bytes("max_message")?;
-    if max_message.is_some_and(|max| usize::try_from(max.get()).is_ok_and(|max| max > MAX_PAYLOAD)) {
+    if max_message.is_some_and(|max| max > Limits::MOST_MESSAGE) {
         return Err(role.fault("max_message", Complaint::Payload));
     }
     Ok(Bounds {
@@ -343,7 +342,7 @@ pub enum Complaint {
         error: TemplateError,
     },
     /// More than the wire carries.
-    #[error("must be at most {MAX_PAYLOAD} bytes (\"1 MiB\"), the most that the protocol carries")]
+    #[error("must be at most {} bytes (\"1 MiB\"), the most that the protocol carries", Limits::MOST_MESSAGE)]
     Payload,
     /// Not a table.
     #[error("must be a table")]

@@ -151,6 +151,12 @@ impl Judge {
             .inspect_err(|_| self.metrics.stranger())
     }
 
+    /// Whether `rights` are those of the policy in force.
+    #[must_use]
+    pub fn is_current(&self, rights: &Rights) -> bool {
+        self.current.borrow().number == rights.generation()
+    }
+
     /// What the peer of `rights` may do now.
     ///
     /// # Errors

@@ -81,6 +81,10 @@ impl Tally {
     }
 
     pub(super) fn count(&self, decision: Decision, many: u64) {
+        // The counters are shared by all sessions of a role: not touched for nothing.
+        if many == 0 {
+            return;
+        }
         match decision {
             Decision::Allow => self.allow.inc_by(many),
             Decision::Deny => self.deny.inc_by(many),

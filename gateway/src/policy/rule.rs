@@ -71,6 +71,9 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The most that a payload may be: what the protocol carries.
+    pub const MOST_MESSAGE: NonZeroU32 = nonzero(1 << 20);
+
     /// What holds where no role says otherwise: the rate that the suite's own broker grants, and room for a session and
     /// its successor.
     pub const DEFAULT: Self = Self {

@@ -93,7 +93,7 @@ impl Clocks {
         }
     }
 
-    fn silence(&self) -> Duration {
+    const fn silence(&self) -> Duration {
         self.heartbeat.saturating_mul(3)
     }
 

@@ -18,14 +18,15 @@ use tokio::{
 
 use crate::{
     bus::{Origin, Unsent, Voice},
-    identity::VerifiedPeer,
+    identity::{PeerId, VerifiedPeer},
     policy::{Collector, Denial, PublishPermit},
     session::{
         Hall, hello,
         intake::{self, Bounds},
-        registry::{Guest, Presence},
+        registry::{Claim, Guest, Presence},
         status::Fault,
     },
+    state::Mark,
 };
 
 /// For how long the bus keeps a name that was used by a call, in case another call follows.
@@ -131,19 +132,13 @@ async fn carry(
 async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> Result<bool, Fault> {
     let Permitted { permit, collector, event, place } = permitted;
     let peer = collector.owner();
-    let mut numbered = None;
-    if let Some((stream, seq)) = place {
-        let claim = hall.registry.claim(peer, &[stream], None, hall.config.publish_timeout).await?;
-        let mark = hall.state.stream(&peer.to_string(), stream, Class::Telemetry).await?;
-        let hwm = mark.hwm();
-        if seq <= hwm {
-            return Ok(true);
-        }
-        if seq > hwm + 1 {
-            return Err(Fault::SkippedAhead { expected: hwm + 1, got: seq });
-        }
-        numbered = Some((claim, mark));
-    }
+    let numbered = match place {
+        None => None,
+        Some((stream, seq)) => match number(hall, peer, stream, seq).await? {
+            Numbered::Duplicate => return Ok(true),
+            Numbered::Next(claim, mark) => Some((claim, mark, seq)),
+        },
+    };
     let voice = hall.bus.open(&collector).await?;
     let voice = used.insert(voice);
     let origin = Origin { stream: place.map(|(stream, _)| stream), seqs: &[place.map_or(0, |(_, seq)| seq)] };
@@ -160,10 +155,31 @@ async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> 
         Taken::All => {}
         Taken::Withdrawn => return Err(Fault::Withdrawn),
     }
-    if let (Some((_claim, mark)), Some((_, seq))) = (&numbered, place) {
-        mark.advance(seq);
+    if let Some((_claim, mark, seq)) = &numbered {
+        mark.advance(*seq);
     }
     Ok(false)
+}
+
+/// Where a numbered event stands in its stream.
+enum Numbered {
+    /// Before what the gateway has.
+    Duplicate,
+    /// Next; nobody else moves the mark while the claim is held.
+    Next(Claim, Arc<Mark>),
+}
+
+async fn number(hall: &Hall, peer: &PeerId, stream: StreamId, seq: Seq) -> Result<Numbered, Fault> {
+    let claim = hall.registry.claim(peer, &[stream], None, hall.config.publish_timeout).await?;
+    let mark = hall.state.stream(&peer.to_string(), stream, Class::Telemetry).await?;
+    let hwm = mark.hwm();
+    if seq <= hwm {
+        return Ok(Numbered::Duplicate);
+    }
+    if seq > hwm + 1 {
+        return Err(Fault::SkippedAhead { expected: hwm + 1, got: seq });
+    }
+    Ok(Numbered::Next(claim, mark))
 }
 
 /// Keeps the name for a moment, unless somebody else keeps it: calls come in rows, and registering a name costs more than

@@ -15,7 +15,7 @@ use crate::{
     session::{
         credit::{Amount, Window},
         hello::Listed,
-        intake::{self, Bounds, Gathering},
+        intake::{Bounds, Checked, Gathering},
         live::Live,
         metrics::Tally,
         mouths::Mouths,
@@ -50,7 +50,7 @@ pub(super) struct Carrier {
 /// A frame whose sequence numbers have been checked.
 #[derive(Debug)]
 enum Read {
-    Batch { stream: usize, duplicates: u64, batch: v1::Batch },
+    Batch { stream: usize, checked: Checked },
     Gap { stream: usize, duplicates: u64, first: Seq, last: Seq },
 }
 
@@ -113,14 +113,13 @@ impl Carrier {
 
     /// Takes a batch in; answers with a new credit, if it should be raised.
     pub(super) fn receive(&mut self, batch: v1::Batch) -> Result<Option<Amount>, Fault> {
-        intake::check(&batch)?;
-        let stream = self.find("batch.stream", &batch.stream)?;
-        let amount = intake::weigh(&batch);
-        let duplicates = self.accept(stream, batch.first_seq, amount.events)?;
-        self.tally.duplicate.inc_by(duplicates);
-        self.live.bytes.fetch_add(amount.bytes, Relaxed);
-        self.backlog.push_back(Read::Batch { stream, duplicates, batch });
-        Ok(self.window.received(amount))
+        let mut checked = Checked::new(batch)?;
+        let stream = self.find("batch.stream", &checked.batch.stream)?;
+        checked.duplicates = self.accept(stream, checked.batch.first_seq, checked.amount.events)?;
+        self.live.bytes.fetch_add(checked.amount.bytes, Relaxed);
+        let credit = self.window.received(checked.amount);
+        self.backlog.push_back(Read::Batch { stream, checked });
+        Ok(credit)
     }
 
     /// Takes a gap in.
@@ -147,7 +146,10 @@ impl Carrier {
     fn accept(&mut self, stream: usize, first: Seq, count: u64) -> Result<u64, Fault> {
         let stream = self.streams.all.get_mut(stream).ok_or(Fault::Lost)?;
         let duplicates = stream.cursor.accept(first, count)?;
-        stream.counts.duplicates.fetch_add(duplicates, Relaxed);
+        if duplicates > 0 {
+            self.tally.duplicate.inc_by(duplicates);
+            stream.counts.duplicates.fetch_add(duplicates, Relaxed);
+        }
         stream.counts.received.store(stream.cursor.received(), Relaxed);
         Ok(duplicates)
     }
@@ -171,11 +173,9 @@ impl Carrier {
                 continue;
             }
             match read {
-                Read::Batch { stream, duplicates, batch } => {
-                    self.judge(stream, duplicates, batch, now).await?
-                }
+                Read::Batch { stream, checked } => self.judge(stream, checked, now).await?,
                 Read::Gap { stream, duplicates, first, last } => {
-                    self.pass(stream, (first, last), duplicates, now)
+                    self.pass(stream, (first, last), duplicates, now);
                 }
             }
         }
@@ -183,30 +183,23 @@ impl Carrier {
     }
 
     /// Whether `read` may be put to what is being gathered.
-    fn fits(&mut self, read: &Read) -> bool {
+    fn fits(&self, read: &Read) -> bool {
         let Some(gathered) = &self.gathered else { return true };
-        let Read::Batch { stream, batch, .. } = read else { return false };
+        let Read::Batch { stream, checked } = read else { return false };
         *stream == gathered.stream
             && !gathered.gathering.is_full()
-            && self.mouths.is(gathered.mouth, &batch.collector)
+            && self.mouths.is(gathered.mouth, &checked.batch.collector)
     }
 
-    async fn judge(
-        &mut self,
-        stream: usize,
-        duplicates: u64,
-        batch: v1::Batch,
-        now: Instant,
-    ) -> Result<(), Fault> {
-        let amount = intake::weigh(&batch);
-        let (events, bytes) = (amount.events, amount.bytes);
-        self.meter.charge(now, events, bytes, self.rights.limits());
-        let mouth = match self.mouths.find(&batch.collector, &self.rights).await? {
+    async fn judge(&mut self, stream: usize, checked: Checked, now: Instant) -> Result<(), Fault> {
+        let amount = checked.amount;
+        self.meter.charge(now, amount.events, amount.bytes, self.rights.limits());
+        let mouth = match self.mouths.find(&checked.batch.collector, &self.rights).await? {
             Ok(mouth) => mouth,
             Err(rejection) => {
-                let rejected = intake::refuse(&batch, duplicates, &rejection);
-                let last = batch.first_seq.saturating_add(events).saturating_sub(1);
+                let rejected = checked.refuse(&rejection);
                 let weight = Weight { amount, batches: 1 };
+                let last = checked.last();
                 self.remember(stream, Pending { last, ticket: None, rejected, weight, since: now });
                 return Ok(());
             }
@@ -219,14 +212,19 @@ impl Carrier {
             let gathering = Gathering::new(speaker.permit());
             Gathered { stream, mouth, gathering }
         });
-        gathered.gathering.add(batch, duplicates, speaker, bounds);
+        gathered.gathering.add(checked, speaker, bounds);
         Ok(())
     }
 
     /// Hands what was gathered to the bus.
     fn hand_over(&mut self, now: Instant) -> Result<(), Fault> {
         let Some(Gathered { stream, mouth, gathering }) = self.gathered.take() else { return Ok(()) };
-        let Gathering { permit, events, seqs, rejected, last, amount, batches } = gathering;
+        let Gathering { permit, events, seqs, rejected, last, amount, batches, .. } = gathering;
+        let Some(found) = self.mouths.get(mouth) else { return Err(Fault::BusGone) };
+        if let Ok(speaker) = &found.speaker {
+            let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
+            speaker.count(count(events.len()), count(rejected.len()));
+        }
         let weight = Weight { amount, batches };
         let pending = Pending { last, ticket: None, rejected, weight, since: now };
         if events.is_empty() {
@@ -235,8 +233,7 @@ impl Carrier {
             return Ok(());
         }
         let id = self.listed.get(stream).map(|listed| listed.id);
-        let Some(voice) = self.mouths.voice(mouth) else { return Err(Fault::BusGone) };
-        let batch = voice.seal(permit, events, &Origin { stream: id, seqs: &seqs });
+        let batch = found.voice.seal(permit, events, &Origin { stream: id, seqs: &seqs });
         self.send(Waiting { stream, mouth, pending, batch })
     }
 
@@ -271,7 +268,9 @@ impl Carrier {
     }
 
     fn remember(&mut self, stream: usize, pending: Pending) {
-        self.tally.rejected.inc_by(u64::try_from(pending.rejected.len()).unwrap_or(u64::MAX));
+        if !pending.rejected.is_empty() {
+            self.tally.rejected.inc_by(u64::try_from(pending.rejected.len()).unwrap_or(u64::MAX));
+        }
         if let Some(stream) = self.streams.all.get_mut(stream) {
             stream.push(pending);
         }

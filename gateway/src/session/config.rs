@@ -192,6 +192,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_policy_knows_what_the_protocol_carries() {
+        let most = crate::policy::Limits::MOST_MESSAGE.get();
+        assert_eq!(usize::try_from(most).unwrap(), MAX_PAYLOAD);
+    }
+
+    #[test]
     fn a_wrong_value_is_named() {
         let complaint = |text: &str| toml::from_str::<Config>(text).unwrap_err().to_string();
         assert!(toml::from_str::<Config>("").is_ok());

@@ -100,7 +100,7 @@ impl Window {
     }
 
     /// Whether the credit is above the least, so that [`Self::tick`] is of use.
-    pub(super) fn is_grown(&self) -> bool {
+    pub(super) const fn is_grown(&self) -> bool {
         self.busy
     }
 

@@ -19,28 +19,54 @@ use crate::{
     session::{credit::Amount, status::Fault},
 };
 
-/// Checks of a batch that need nothing but the batch. Its events are at least one and within bounds afterwards.
-pub(super) fn check(batch: &v1::Batch) -> Result<(), Fault> {
-    let events = batch.events.len();
-    if events == 0 || events > MAX_BATCH_EVENTS {
-        return Err(Fault::broken(
-            "batch.events",
-            format!("{events} events; must be 1 to {MAX_BATCH_EVENTS}"),
-        ));
+/// A batch that keeps the wire's own rules: at least one event, not too many, every topic index within bounds.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) batch: v1::Batch,
+    /// What it weighs.
+    pub(super) amount: Amount,
+    /// How many of its first events have come before.
+    pub(super) duplicates: u64,
+}
+
+impl Checked {
+    /// Checks a batch.
+    pub(super) fn new(batch: v1::Batch) -> Result<Self, Fault> {
+        let events = batch.events.len();
+        if events == 0 || events > MAX_BATCH_EVENTS {
+            let problem = format!("{events} events; must be 1 to {MAX_BATCH_EVENTS}");
+            return Err(Fault::broken("batch.events", problem));
+        }
+        let topics = batch.topics.len();
+        if topics > events {
+            return Err(Fault::broken("batch.topics", format!("{topics} topics for {events} events")));
+        }
+        let index = batch.events.iter().map(|event| event.topic).max().unwrap_or_default();
+        if usize::try_from(index).map_or(true, |index| index >= topics) {
+            return Err(Fault::broken("batch.events.topic", format!("index {index} of {topics} topics")));
+        }
+        let amount = weigh(&batch);
+        Ok(Self { batch, amount, duplicates: 0 })
     }
-    let topics = batch.topics.len();
-    if topics > events {
-        return Err(Fault::broken("batch.topics", format!("{topics} topics for {events} events")));
+
+    /// The last of its numbers.
+    pub(super) const fn last(&self) -> Seq {
+        self.batch.first_seq.saturating_add(self.amount.events).saturating_sub(1)
     }
-    let index = batch.events.iter().map(|event| event.topic).max().unwrap_or_default();
-    if usize::try_from(index).map_or(true, |index| index >= topics) {
-        return Err(Fault::broken("batch.events.topic", format!("index {index} of {topics} topics")));
+
+    fn skip(&self) -> usize {
+        usize::try_from(self.duplicates).unwrap_or(usize::MAX)
     }
-    Ok(())
+
+    /// The rejections of a batch none of whose events may be published.
+    pub(super) fn refuse(&self, rejection: &Rejection) -> Vec<v1::Rejected> {
+        let seqs = (self.batch.first_seq..).take(self.batch.events.len()).skip(self.skip());
+        seqs.map(|seq| rejection.clone().of(seq)).collect()
+    }
 }
 
 /// What a batch weighs: its payloads, and whatever of its names is longer than any name may be.
-pub(super) fn weigh(batch: &v1::Batch) -> Amount {
+fn weigh(batch: &v1::Batch) -> Amount {
     let number = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
     let payloads: usize = batch.events.iter().map(|event| event.payload.len()).sum();
     let excess: usize = batch.topics.iter().map(|topic| topic.len().saturating_sub(MAX_BYTES)).sum();
@@ -61,6 +87,8 @@ pub(super) struct Gathering {
     /// What it holds, rejected ones and duplicates included.
     pub(super) amount: Amount,
     pub(super) batches: u64,
+    /// What was found about the topics of one batch; kept for its memory.
+    places: Vec<Result<Place, Denial>>,
 }
 
 /// What holds for the events of a session.
@@ -85,31 +113,30 @@ impl Gathering {
             last: 0,
             amount: Amount::default(),
             batches: 0,
+            places: Vec::new(),
         }
     }
 
     /// Whether it should go to the bus before more is put in.
-    pub(super) fn is_full(&self) -> bool {
+    pub(super) const fn is_full(&self) -> bool {
         self.events.len() >= Self::FULL || self.rejected.len() >= Self::FULL
     }
 
-    /// Puts in a batch that [`check`] has passed, of which the first `duplicates` events are passed over.
-    pub(super) fn add(&mut self, batch: v1::Batch, duplicates: u64, speaker: &mut Speaker, bounds: Bounds) {
-        let amount = weigh(&batch);
-        self.amount.events = self.amount.events.saturating_add(amount.events);
-        self.amount.bytes = self.amount.bytes.saturating_add(amount.bytes);
+    /// Puts in a batch. Who hands it over tells the speaker how many were allowed.
+    pub(super) fn add(&mut self, checked: Checked, speaker: &mut Speaker, bounds: Bounds) {
+        self.amount.events = self.amount.events.saturating_add(checked.amount.events);
+        self.amount.bytes = self.amount.bytes.saturating_add(checked.amount.bytes);
         self.batches = self.batches.saturating_add(1);
-        self.last = batch.first_seq.saturating_add(amount.events).saturating_sub(1);
-        let places: Vec<_> =
-            batch.topics.iter().map(|topic| speaker.allow(&mut self.permit, topic)).collect();
-        let before = (self.events.len(), self.rejected.len());
-        let skip = usize::try_from(duplicates).unwrap_or(usize::MAX);
+        self.last = checked.last();
+        let skip = checked.skip();
+        let batch = checked.batch;
+        self.places.clear();
+        self.places.extend(batch.topics.iter().map(|topic| speaker.allow(&mut self.permit, topic)));
         self.events.reserve(batch.events.len().saturating_sub(skip));
         for (seq, event) in (batch.first_seq..).zip(batch.events).skip(skip) {
-            // `check` has seen that every index is within bounds.
-            let Some(place) = places.get(usize::try_from(event.topic).unwrap_or(usize::MAX)) else {
-                continue;
-            };
+            let place = usize::try_from(event.topic).ok().and_then(|place| self.places.get(place));
+            // Every index was checked to be within bounds.
+            let Some(place) = place else { continue };
             match judge(place, &event.payload, bounds) {
                 Ok(topic) => {
                     let time = event.time_unix_nanos;
@@ -121,16 +148,7 @@ impl Gathering {
                 Err(rejection) => self.rejected.push(rejection.of(seq)),
             }
         }
-        let count = |len: usize, before: usize| u64::try_from(len.saturating_sub(before)).unwrap_or(u64::MAX);
-        speaker.count(count(self.events.len(), before.0), count(self.rejected.len(), before.1));
     }
-}
-
-/// The rejections of a batch none of whose events may be published.
-pub(super) fn refuse(batch: &v1::Batch, duplicates: u64, rejection: &Rejection) -> Vec<v1::Rejected> {
-    let skip = usize::try_from(duplicates).unwrap_or(usize::MAX);
-    let seqs = (batch.first_seq..).take(batch.events.len()).skip(skip);
-    seqs.map(|seq| rejection.clone().of(seq)).collect()
 }
 
 /// Why an event will not be published.
@@ -215,6 +233,10 @@ mod tests {
         }
     }
 
+    fn checked(batch: v1::Batch, duplicates: u64) -> Checked {
+        Checked { duplicates, ..Checked::new(batch).unwrap() }
+    }
+
     #[test]
     fn each_bad_event_gets_its_own_code_and_the_good_ones_go() {
         let mut speaker = speaker();
@@ -230,9 +252,7 @@ mod tests {
             (3, b"{}"),
             (0, b""),
         ];
-        let sent = batch(10, &topics, events);
-        check(&sent).unwrap();
-        gathering.add(sent, 0, &mut speaker, BOUNDS);
+        gathering.add(checked(batch(10, &topics, events), 0), &mut speaker, BOUNDS);
         let codes: Vec<_> = gathering.rejected.iter().map(|event| (event.seq, event.code())).collect();
         assert_eq!(
             codes,
@@ -255,8 +275,12 @@ mod tests {
     fn batches_are_put_together_and_duplicates_passed_over() {
         let mut speaker = speaker();
         let mut gathering = Gathering::new(speaker.permit());
-        gathering.add(batch(1, &["a.x"], &[(0, b"1"), (0, b"2"), (0, b"3")]), 2, &mut speaker, BOUNDS);
-        gathering.add(batch(4, &["a.y", "a.x"], &[(1, b"4"), (0, b"5")]), 0, &mut speaker, BOUNDS);
+        gathering.add(
+            checked(batch(1, &["a.x"], &[(0, b"1"), (0, b"2"), (0, b"3")]), 2),
+            &mut speaker,
+            BOUNDS,
+        );
+        gathering.add(checked(batch(4, &["a.y", "a.x"], &[(1, b"4"), (0, b"5")]), 0), &mut speaker, BOUNDS);
         assert_eq!(gathering.seqs, [3, 4, 5]);
         assert_eq!((gathering.last, gathering.batches), (5, 2));
         assert_eq!(gathering.amount, Amount { events: 5, bytes: 5 });
@@ -267,21 +291,21 @@ mod tests {
 
     #[test]
     fn a_batch_that_breaks_the_wires_rules_takes_no_effect() {
-        assert!(check(&batch(1, &[], &[])).is_err(), "empty");
-        assert!(check(&batch(1, &["a"], &[(1, b"")])).is_err(), "index past the end");
-        assert!(check(&batch(1, &[], &[(0, b"")])).is_err(), "no topic");
-        assert!(check(&batch(1, &["a", "b"], &[(0, b"")])).is_err(), "more topics than events");
-        assert!(check(&batch(1, &["a"], &[(u32::MAX, b"")])).is_err());
+        assert!(Checked::new(batch(1, &[], &[])).is_err(), "empty");
+        assert!(Checked::new(batch(1, &["a"], &[(1, b"")])).is_err(), "index past the end");
+        assert!(Checked::new(batch(1, &[], &[(0, b"")])).is_err(), "no topic");
+        assert!(Checked::new(batch(1, &["a", "b"], &[(0, b"")])).is_err(), "more topics than events");
+        assert!(Checked::new(batch(1, &["a"], &[(u32::MAX, b"")])).is_err());
         let most = vec![(0, b"".as_slice()); MAX_BATCH_EVENTS];
-        assert!(check(&batch(1, &["a"], &most)).is_ok());
+        assert!(Checked::new(batch(1, &["a"], &most)).is_ok());
         let more = vec![(0, b"".as_slice()); MAX_BATCH_EVENTS + 1];
-        assert!(check(&batch(1, &["a"], &more)).is_err());
+        assert!(Checked::new(batch(1, &["a"], &more)).is_err());
     }
 
     #[test]
     fn a_collector_that_is_denied_has_all_of_its_events_rejected() {
         let sent = batch(5, &["a.b"], &[(0, b"1"), (0, b"2"), (0, b"3")]);
-        let rejected = refuse(&sent, 1, &Rejection::from(&Denial::Collector));
+        let rejected = checked(sent, 1).refuse(&Rejection::from(&Denial::Collector));
         let seqs: Vec<_> = rejected.iter().map(|event| (event.seq, event.code())).collect();
         let denied = v1::RejectCode::CollectorDenied;
         assert_eq!(seqs, [(6, denied), (7, denied)]);

@@ -16,7 +16,7 @@ use crate::{
     session::{
         Hall,
         actor::{Actor, Clocks},
-        bell::Bell,
+        bell::{Bell, Order},
         carrier::{Carrier, Parts},
         credit::Window,
         hello::{self, Hello},
@@ -106,11 +106,16 @@ where
         address: remote.to_string(),
         software: hello.software.clone(),
         roles: rights.roles(),
+        label: rights.label(),
         heartbeat: hall.config.heartbeat,
+        connections: usize::try_from(rights.limits().connections.get()).unwrap_or(usize::MAX),
     };
-    let connections = usize::try_from(rights.limits().connections.get()).unwrap_or(usize::MAX);
-    let seat = hall.registry.seat(arrival, rights.label(), &hello.streams, connections, claim)?;
+    let seat = hall.registry.seat(arrival, &hello.streams, claim)?;
     drop(presence);
+    if !hall.judge.is_current(&rights) {
+        // The policy changed before the registry knew whom to tell.
+        seat.bell.ring(Order::Rejudge);
+    }
     let counts = seat.live.streams.iter().map(Arc::clone);
     let streams = hello.streams.iter().zip(marks).zip(counts);
     let streams = streams.map(|((listed, mark), counts)| EventStream::new(*listed, mark, counts)).collect();

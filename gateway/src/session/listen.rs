@@ -125,33 +125,40 @@ pub(super) async fn run(hall: Arc<Hall>, mut listener: Listener, mut queue: Queu
 
 async fn serve(hall: &Hall, listener: &mut Listener, queue: &mut Queue) -> Fault {
     let mut policy = hall.judge.watch();
+    // It may have changed before it was watched.
+    if let Err(fault) = rejudge(hall, listener) {
+        return fault;
+    }
+    let wire = queue.wire.clone();
     loop {
-        let wire = queue.wire.clone();
         let mut dropped = 0_u64;
         tokio::select! {
             biased;
             () = &mut listener.cut => return Fault::Cut,
             () = hall.leash.draining() => return hall.draining(),
-            () = policy.changed() => {
-                let again = hall.judge.renew(&listener.rights)
-                    .and_then(|rights| rights.subscribe(listener.patterns.clone()).map(|permit| (rights, permit)));
-                match again {
-                    // What the bus delivers is already what the new permit allows.
-                    Ok((rights, _same)) => listener.rights = rights,
-                    Err(denial) => return denial.into(),
-                }
-            }
+            () = policy.changed() => if let Err(fault) = rejudge(hall, listener) {
+                return fault;
+            },
             () = wire.closed() => return Fault::Lost,
             alive = listener.hearing.next(|heard| dropped += u64::from(queue.offer(heard))) => {
-                if !alive {
-                    return Fault::BusGone;
-                }
                 if dropped > 0 {
                     hall.metrics.dropped(&queue.who, dropped);
+                }
+                if !alive {
+                    return Fault::BusGone;
                 }
             }
         }
     }
+}
+
+/// Asks whether the peer may still hear all of it. What the bus delivers is then what the new permit allows, so that there
+/// is nothing to spend it on.
+fn rejudge(hall: &Hall, listener: &mut Listener) -> Result<(), Fault> {
+    let rights = hall.judge.renew(&listener.rights)?;
+    drop(rights.subscribe(listener.patterns.clone())?);
+    listener.rights = rights;
+    Ok(())
 }
 
 #[cfg(test)]

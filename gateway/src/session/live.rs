@@ -62,7 +62,7 @@ pub(super) struct StreamCounts {
 }
 
 impl StreamCounts {
-    pub(super) fn new(listed: &Listed) -> Self {
+    pub(super) const fn new(listed: &Listed) -> Self {
         Self {
             id: listed.id,
             class: listed.class,
@@ -99,7 +99,11 @@ pub(super) struct Arrival {
     pub(super) address: String,
     pub(super) software: String,
     pub(super) roles: Vec<String>,
+    /// The role that stands for all of them in metrics.
+    pub(super) label: String,
     pub(super) heartbeat: Duration,
+    /// How many sessions the policy grants the peer at once.
+    pub(super) connections: usize,
 }
 
 impl Live {

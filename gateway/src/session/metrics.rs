@@ -87,6 +87,7 @@ impl Metrics {
     pub(super) fn who(&self, role: String, site: &str) -> Who {
         let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
         let known = sites.contains(site) || (sites.len() < MOST_SITES && sites.insert(site.to_owned()));
+        drop(sites);
         Who { role, site: if known { site.to_owned() } else { "other".to_owned() } }
     }
 

@@ -15,7 +15,7 @@ use crate::{
 pub(super) struct Mouths {
     bus: AuthorizedBus,
     live: Arc<Live>,
-    mouths: Vec<Mouth>,
+    all: Vec<Mouth>,
     /// The collector that was refused last, and until when it is not tried again.
     refused: Option<(String, Rejection, Instant)>,
 }
@@ -38,20 +38,20 @@ impl Mouths {
     const PAUSE: Duration = Duration::from_secs(1);
 
     pub(super) const fn new(bus: AuthorizedBus, live: Arc<Live>) -> Self {
-        Self { bus, live, mouths: Vec::new(), refused: None }
+        Self { bus, live, all: Vec::new(), refused: None }
     }
 
     pub(super) fn get(&mut self, place: usize) -> Option<&mut Mouth> {
-        self.mouths.get_mut(place)
+        self.all.get_mut(place)
     }
 
     /// Whether the mouth there is that of `collector`.
     pub(super) fn is(&self, place: usize, collector: &str) -> bool {
-        self.mouths.get(place).is_some_and(|mouth| mouth.asked == collector)
+        self.all.get(place).is_some_and(|mouth| mouth.asked == collector)
     }
 
     pub(super) fn voice(&self, place: usize) -> Option<&Voice> {
-        self.mouths.get(place).map(|mouth| &mouth.voice)
+        self.all.get(place).map(|mouth| &mouth.voice)
     }
 
     /// Where the mouth of `collector` is, opening it if it is new; or why its events are rejected.
@@ -60,8 +60,8 @@ impl Mouths {
         collector: &str,
         rights: &Rights,
     ) -> Result<Result<usize, Rejection>, Fault> {
-        if let Some(place) = self.mouths.iter().position(|mouth| mouth.asked == collector) {
-            let denial = self.mouths.get(place).and_then(|mouth| mouth.speaker.as_ref().err());
+        if let Some(place) = self.all.iter().position(|mouth| mouth.asked == collector) {
+            let denial = self.all.get(place).and_then(|mouth| mouth.speaker.as_ref().err());
             return Ok(denial.map_or(Ok(place), |denial| Err(denial.into())));
         }
         if let Some((name, rejection, until)) = &self.refused
@@ -72,8 +72,8 @@ impl Mouths {
         }
         match self.open(collector, rights).await? {
             Ok(mouth) => {
-                self.mouths.push(mouth);
-                Ok(Ok(self.mouths.len() - 1))
+                self.all.push(mouth);
+                Ok(Ok(self.all.len() - 1))
             }
             Err(rejection) => {
                 self.refused = Some((collector.to_owned(), rejection.clone(), Instant::now() + Self::PAUSE));
@@ -84,7 +84,7 @@ impl Mouths {
 
     async fn open(&self, collector: &str, rights: &Rights) -> Result<Result<Mouth, Rejection>, Fault> {
         let speaker = match rights.speaker(collector) {
-            Ok(speaker) if self.mouths.len() < Self::MOST => speaker,
+            Ok(speaker) if self.all.len() < Self::MOST => speaker,
             Ok(_) => return Ok(Err(Rejection::from(&Denial::Collector))),
             Err(denial) => return Ok(Err(Rejection::from(&denial))),
         };
@@ -102,21 +102,21 @@ impl Mouths {
     /// handed over before is not taken back.
     pub(super) fn rejudge(&mut self, rights: &Rights) {
         self.refused = None;
-        for mouth in &mut self.mouths {
+        for mouth in &mut self.all {
             mouth.speaker = rights.speaker(&mouth.asked);
         }
     }
 
     /// Withdraws what the bus has not taken, of every collector. When this returns every ticket has its answer.
     pub(super) async fn close(&self) {
-        for mouth in &self.mouths {
+        for mouth in &self.all {
             mouth.voice.close().await;
         }
     }
 
     /// Lets go of every name.
     pub(super) async fn release(self) {
-        for mouth in self.mouths {
+        for mouth in self.all {
             mouth.voice.release().await;
         }
     }

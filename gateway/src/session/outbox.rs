@@ -88,7 +88,7 @@ mod tests {
         outbox.say(credit(1));
         outbox.say(Frame::Pong(v1::Pong { nonce: 7 }));
         outbox.say(credit(2));
-        let mut acks = [Frame::Ack(v1::Ack::default())].into_iter();
+        let mut acks = std::iter::once(Frame::Ack(v1::Ack::default()));
         outbox.send(|| acks.next());
         let mut frames = Vec::new();
         while let Ok(Ok(answer)) = told.try_recv() {

@@ -131,7 +131,13 @@ impl Registry {
                     self.ring(Order::Drain);
                 }
                 () = policy.changed() => self.ring(Order::Rejudge),
-                _ = clock.tick() => self.publish(),
+                _ = clock.tick() => {
+                    self.publish();
+                    if draining {
+                        // Somebody may have been seated while the order went round.
+                        self.ring(Order::Drain);
+                    }
+                }
             }
             if draining && self.lock().seats.is_empty() {
                 self.publish();
@@ -227,32 +233,25 @@ impl Registry {
     }
 
     /// Gives a session its seat, if the caps allow.
-    pub(super) fn seat(
-        &self,
-        arrival: Arrival,
-        role: String,
-        streams: &[Listed],
-        connections: usize,
-        claim: Claim,
-    ) -> Result<Seat, Fault> {
+    pub(super) fn seat(&self, arrival: Arrival, streams: &[Listed], claim: Claim) -> Result<Seat, Fault> {
         let (peer, bell) = (arrival.peer.clone(), claim.holder.bell.clone().unwrap_or_default());
         let mut table = self.lock();
         if table.seats.len() >= self.0.caps.sessions {
             return Err(Fault::Full { what: "sessions" });
         }
-        if table.by_peer.get(&peer).is_some_and(|count| *count >= connections) {
+        if table.by_peer.get(&peer).is_some_and(|count| *count >= arrival.connections) {
             return Err(Fault::Full { what: "sessions of this peer" });
         }
         if table.by_site.get(peer.site()).is_some_and(|count| *count >= self.0.caps.sessions_per_site) {
             return Err(Fault::Full { what: "sessions of this site" });
         }
         let number = claim.holder.number;
+        let who = self.0.metrics.who(arrival.label.clone(), peer.site());
         let live = Arc::new(Live::new(arrival, format!("{:08x}-{number}", self.0.run), streams));
         table.seats.insert(number, (Arc::clone(&bell), Arc::clone(&live)));
         *table.by_peer.entry(peer.clone()).or_default() += 1;
         *table.by_site.entry(peer.site().to_owned()).or_default() += 1;
         drop(table);
-        let who = self.0.metrics.who(role, peer.site());
         self.0.metrics.opened(&who);
         Ok(Seat {
             registry: self.clone(),

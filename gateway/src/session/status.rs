@@ -96,7 +96,7 @@ impl Fault {
         }
     }
 
-    fn code(&self) -> Code {
+    const fn code(&self) -> Code {
         match self {
             Self::Broken { .. } | Self::Sequence { .. } | Self::Denied(Denial::Malformed(_)) => {
                 Code::InvalidArgument

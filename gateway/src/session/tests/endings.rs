@@ -110,15 +110,14 @@ async fn another_peer_with_the_same_stream_id_disturbs_nobody() {
 #[tokio::test]
 async fn caps_are_met_with_resource_exhausted() {
     let stage = Stage::configured("max_sessions_per_site = 4", POLICY);
-    let mut kept = Vec::new();
-    for byte in 1..=3 {
-        kept.push(stage.join("x", vec![state_of(byte, 0, 1)]).await);
-    }
+    let _first = stage.join("x", vec![state_of(1, 0, 1)]).await;
+    let _second = stage.join("x", vec![state_of(2, 0, 1)]).await;
+    let _third = stage.join("x", vec![state_of(3, 0, 1)]).await;
     let mut fourth = stage.dial("x");
     fourth.hello(vec![state_of(4, 0, 1)]).await;
     let (code, message) = fourth.end().await;
     assert_eq!((code, message.as_str()), (Code::ResourceExhausted, "too many sessions of this peer"));
-    kept.push(stage.join("y", Vec::new()).await);
+    let _other = stage.join("y", Vec::new()).await;
     let mut fifth = stage.dial("z");
     fifth.hello(Vec::new()).await;
     assert_eq!(fifth.end().await, (Code::ResourceExhausted, "too many sessions of this site".to_owned()));

@@ -155,7 +155,7 @@ async fn broker(
     let mut closed = Vec::new();
     loop {
         if *open.borrow_and_update() {
-            for (_, events, done) in waiting.drain(..) {
+            for (_, events, done) in std::mem::take(&mut waiting) {
                 taken.lock().unwrap().push(events);
                 done.send(Taken::All).unwrap_or_default();
             }
@@ -225,7 +225,7 @@ impl Peer {
     /// The next frame, or how the session ended: `None` is OK.
     async fn next(&mut self) -> Result<Option<Frame>, Status> {
         let answer =
-            time::timeout(Duration::from_secs(600), self.answers.recv()).await.expect("an answer in time");
+            time::timeout(Duration::from_mins(10), self.answers.recv()).await.expect("an answer in time");
         answer.transpose().map(|answer| answer.and_then(|answer| answer.frame))
     }
 
