@@ -50,10 +50,9 @@ impl FromStr for Gateway {
 /// Parts host and port; the host of `[::1]:8443` comes without brackets.
 fn split(text: &str) -> Option<(&str, &str)> {
     let (host, port) = text.rsplit_once(':')?;
-    match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').filter(|host| host.contains(':')).map(|host| (host, port)),
-        None => Some((host, port)).filter(|(host, _)| !host.contains(':')),
-    }
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    // An address with colons stands in brackets, and nothing else does.
+    (host.contains(':') == bare.is_some()).then(|| (bare.unwrap_or(host), port))
 }
 
 impl<'de> Deserialize<'de> for Gateway {

@@ -52,7 +52,7 @@ impl Backoff {
 }
 
 /// More than this no gateway may ask for: one that is wrong must not silence a leaf for days.
-const LONGEST_ASKED: Duration = Duration::from_secs(300);
+const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
 #[cfg(test)]
 mod tests {

@@ -101,7 +101,7 @@ impl Default for File {
             connect_timeout: Duration::from_secs(10),
             first_retry: Duration::from_millis(100),
             longest_retry: Duration::from_secs(30),
-            refused_retry: Duration::from_secs(60),
+            refused_retry: Duration::from_mins(1),
             drain_timeout: Duration::from_secs(10),
             batch_events: 256,
             batch_bytes: ByteSize::kib(256),

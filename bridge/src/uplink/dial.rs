@@ -68,10 +68,11 @@ impl Dialler {
     }
 
     async fn connect(&self, gateway: &Gateway, address: SocketAddr) -> Result<Dialled, Failure> {
-        let tls = self.handshake(gateway, address).await?;
+        // Boxed: a TLS connection is large, and this future is kept for as long as the uplink lives.
+        let tls = Box::pin(self.handshake(gateway, address)).await?;
         let (mut nursery, cradle) = Nursery::new();
         let endpoint = endpoint(gateway, cradle)?;
-        let mut tls = Some(TokioIo::new(tls));
+        let mut tls = Some(TokioIo::new(Box::new(tls)));
         // Handed out once: a connection that is lost is dialled anew by us, with a new resolution and new material.
         let connector = tower::service_fn(move |_uri| {
             let taken = tls.take().ok_or(std::io::ErrorKind::NotConnected);

@@ -136,7 +136,7 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// Whatever the gateway says: pings must not become a load, nor a dead gateway go unnoticed.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
-const LONGEST_HEARTBEAT: Duration = Duration::from_secs(60);
+const LONGEST_HEARTBEAT: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {

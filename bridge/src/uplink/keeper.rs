@@ -5,12 +5,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemoneye_proto::v1::{LinkRequest, link_request, link_response};
+use daemoneye_proto::v1::{
+    LinkRequest, LinkResponse, Welcome, federation_client::FederationClient, link_request, link_response,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{self, Instant},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Channel};
 
 use crate::{
     event::{Class, Seq, StreamId},
@@ -44,6 +47,8 @@ pub(super) struct Keeper {
     /// The gateway that is going away: tried last.
     leaving: Option<Gateway>,
 }
+
+type Client = FederationClient<Channel>;
 
 /// What comes after an attempt.
 enum Next {
@@ -135,9 +140,9 @@ impl Keeper {
         let mut severity = Severity::Lasting;
         for gateway in self.candidates() {
             let began = Instant::now();
-            let acked = self.status.borrow().acked;
+            let before = self.status.borrow().acked;
             let outcome = self.attempt(&gateway).await;
-            let served = self.status.borrow().acked > acked || began.elapsed() > SERVED;
+            let served = self.status.borrow().acked > before || began.elapsed() > SERVED;
             if served {
                 self.backoff.reset();
             }
@@ -206,51 +211,31 @@ impl Keeper {
         let tls = Arc::new(material.client_config(&[ALPN], self.config.floor, names));
         let dialler = Dialler { tls, patience: self.config.connect_timeout };
         let Dialled { mut client, mut nursery } = dialler.dial(gateway).await?;
-        let outcome = nursery
-            .beside(async {
-                let (outbound, requests) = mpsc::channel(OUTBOUND);
-                let streams = self.spool.streams();
-                let hello = link_request::Frame::Hello(hello::hello(&streams));
-                // There is room in a new channel.
-                let _sent = outbound.try_send(LinkRequest { frame: Some(hello) });
-                let welcoming = async {
-                    let call = client.link(ReceiverStream::new(requests)).await;
-                    let mut inbound = call?.into_inner();
-                    inbound.message().await.map(|welcome| (welcome, inbound))
-                };
-                let late = |_| Failure::TimedOut {
-                    gateway: gateway.clone(),
-                    doing: "waiting for its welcome",
-                    patience: WELCOME,
-                };
-                let welcome = time::timeout(WELCOME, welcoming).await.map_err(late)?;
-                let (first, inbound) = welcome.map_err(|status| Failure::of_status(gateway, &status))?;
-                let broken = |what| Failure::Protocol { gateway: gateway.clone(), what };
-                let Some(link_response::Frame::Welcome(welcome)) = first.and_then(|first| first.frame) else {
-                    return Err(broken("its first message was no welcome"));
-                };
-                let sent = |stream| sent_of(&self.sent, stream);
-                let welcomed = hello::read(welcome, &streams, sent).map_err(broken)?;
-                self.converse(gateway, welcomed, (outbound, inbound)).await
-            })
-            .await;
+        let outcome = nursery.beside(self.meet(gateway, &mut client)).await;
         drop(client);
         nursery.wind_up().await;
         outcome
     }
 
-    async fn converse(
-        &mut self,
-        gateway: &Gateway,
-        mut welcomed: Welcomed,
-        wire: (mpsc::Sender<LinkRequest>, tonic::Streaming<daemoneye_proto::v1::LinkResponse>),
-    ) -> Result<Attempt, Failure> {
+    /// Says hello, and carries events if welcomed.
+    async fn meet(&mut self, gateway: &Gateway, client: &mut Client) -> Result<Attempt, Failure> {
+        let (outbound, requests) = mpsc::channel(OUTBOUND);
+        let streams = self.spool.streams();
+        let hello = link_request::Frame::Hello(hello::hello(&streams));
+        // There is room in a new channel.
+        let _sent = outbound.try_send(LinkRequest { frame: Some(hello) });
+        let (welcome, inbound) = first_word(gateway, client, requests).await?;
+        let broken = |what| Failure::Protocol { gateway: gateway.clone(), what };
+        let sent = |stream| sent_of(&self.sent, stream);
+        let mut welcomed = hello::read(welcome, &streams, sent).map_err(broken)?;
         let resume = std::mem::take(&mut welcomed.resume);
         let Some(lanes) = self.settle_past(resume).await? else { return Ok(Attempt::Renewed) };
         self.welcome(gateway, &welcomed);
-        let mut session = Session::new(self.terms(gateway), &welcomed, lanes, wire);
+        let mut session = Session::new(self.terms(gateway), &welcomed, lanes, (outbound, inbound));
         let end = session.carry().await;
-        for (known, (stream, seq)) in self.sent.iter_mut().zip(session.sent()) {
+        let sent = session.sent();
+        drop(session);
+        for (known, (stream, seq)) in self.sent.iter_mut().zip(sent) {
             // Another gateway may have had more of the same stream from us.
             *known = (stream, if known.0 == stream { known.1.max(seq) } else { seq });
         }
@@ -259,7 +244,7 @@ impl Keeper {
 
     /// Does what a welcome says of the past of each stream; the lanes go on from there. `None` if a stream had to be
     /// given a new name.
-    async fn settle_past(&mut self, resume: Vec<Resume>) -> Result<Option<[Lane; 2]>, Failure> {
+    async fn settle_past(&self, resume: Vec<Resume>) -> Result<Option<[Lane; 2]>, Failure> {
         let mut lanes = Vec::new();
         for Resume { state, place, rejected } in resume {
             let StreamState { stream, class, acked, .. } = state;
@@ -315,6 +300,30 @@ impl Keeper {
     }
 }
 
+/// Opens the session's call and waits for the gateway's first message.
+async fn first_word(
+    gateway: &Gateway,
+    client: &mut Client,
+    requests: mpsc::Receiver<LinkRequest>,
+) -> Result<(Welcome, Streaming<LinkResponse>), Failure> {
+    let calling = async {
+        let mut inbound = client.link(ReceiverStream::new(requests)).await?.into_inner();
+        inbound.message().await.map(|first| (first, inbound))
+    };
+    let late = |_| Failure::TimedOut {
+        gateway: gateway.clone(),
+        doing: "waiting for its welcome",
+        patience: WELCOME,
+    };
+    let called = time::timeout(WELCOME, calling).await.map_err(late)?;
+    match called.map_err(|status| Failure::of_status(gateway, &status))? {
+        (Some(LinkResponse { frame: Some(link_response::Frame::Welcome(welcome)) }), inbound) => {
+            Ok((welcome, inbound))
+        }
+        _ => Err(Failure::Protocol { gateway: gateway.clone(), what: "its first message was no welcome" }),
+    }
+}
+
 fn sent_of(sent: &[(StreamId, Seq)], stream: StreamId) -> Seq {
     sent.iter().find(|(known, _)| *known == stream).map_or(0, |(_, seq)| *seq)
 }
@@ -354,7 +363,7 @@ const WELCOME: Duration = Duration::from_secs(30);
 const SERVED: Duration = Duration::from_secs(10);
 
 /// A drain may keep us away for no longer, whatever the gateway says.
-const LONGEST_DRAIN: Duration = Duration::from_secs(300);
+const LONGEST_DRAIN: Duration = Duration::from_mins(5);
 
 /// New streams in a row after which something else is wrong.
 const MOST_RENEWALS: u32 = 5;

@@ -44,6 +44,9 @@ pub use status::{Link, Status, Trouble};
 
 use keeper::Keeper;
 
+#[cfg(test)]
+mod tests;
+
 /// What the rest of the process holds of an uplink. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Uplink {

@@ -151,7 +151,7 @@ impl Session {
             heard = inbound.message() => Happened::Heard(heard),
             () = time::sleep_until(due) => Happened::Tick,
             Ok(_) = terms.finish.wait_for(Option::is_some), if !finishing => Happened::Finish,
-            room = room(outbound), if to_send && outbound.is_some() => Happened::Room(room),
+            room = room(outbound.as_ref()), if to_send && outbound.is_some() => Happened::Room(room),
             chunk = first.read(cut), if carrying && first.is_hungry() => Happened::Read(0, chunk, cut),
             chunk = second.read(cut), if carrying && second.is_hungry() => Happened::Read(1, chunk, cut),
         }
@@ -178,12 +178,11 @@ impl Session {
 
     /// The lane whose turn it is, of those that may send.
     fn pick(&self) -> Option<usize> {
-        let [first, second] = self.lanes.each_ref().map(|lane| lane.admitted(&self.window) > 0);
-        match (first, second) {
-            (true, true) => Some(usize::from(self.turn >= CRITICAL_TURNS)),
-            (true, false) => Some(0),
-            (false, true) => Some(1),
-            (false, false) => None,
+        match self.lanes.each_ref().map(|lane| lane.admitted(&self.window) > 0) {
+            [true, true] => Some(usize::from(self.turn >= CRITICAL_TURNS)),
+            [true, false] => Some(0),
+            [false, true] => Some(1),
+            [false, false] => None,
         }
     }
 
@@ -337,17 +336,18 @@ impl Session {
 
     /// Moves on towards the end where nothing is left to wait for.
     fn turn_to_leave(&mut self) {
-        let settled = self.lanes.iter().all(Lane::is_settled);
-        match &self.phase {
-            Phase::Carrying if self.terms.finish.borrow().is_some() => {
-                if settled && is_delivered(&self.terms.spool) {
-                    self.begin_to_leave(End::Finished);
-                    self.outbound = None;
-                }
-            }
-            // Half-closing tells the gateway that we know.
-            Phase::Leaving { .. } if settled => self.outbound = None,
-            Phase::Carrying | Phase::Leaving { .. } => {}
+        if !self.lanes.iter().all(Lane::is_settled) {
+            return;
+        }
+        let finishing = self.terms.finish.borrow().is_some();
+        if finishing && is_delivered(&self.terms.spool) {
+            self.begin_to_leave(End::Finished);
+        }
+        if let Phase::Leaving { deadline, .. } = &mut self.phase
+            && self.outbound.take().is_some()
+        {
+            // Half-closed; the gateway has nothing to wait for either.
+            *deadline = (*deadline).min(Instant::now() + FAREWELL);
         }
     }
 
@@ -361,7 +361,7 @@ impl Session {
 }
 
 /// Waits until a frame can be sent; `false` if none ever can again. Cancel safe.
-async fn room(outbound: &Option<mpsc::Sender<LinkRequest>>) -> bool {
+async fn room(outbound: Option<&mpsc::Sender<LinkRequest>>) -> bool {
     match outbound {
         Some(outbound) => outbound.reserve().await.is_ok(),
         None => false,
@@ -381,6 +381,9 @@ pub(super) fn rejections(rejected: Vec<v1::Rejected>, before: Seq, acked: Seq) -
 
 /// Batches of critical events for each of telemetry, while both have some.
 const CRITICAL_TURNS: u32 = 4;
+
+/// Deadline of the end of a call that was half-closed with everything settled.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Pings and pongs that may wait to be sent.
 const MAX_CONTROL: usize = 16;

@@ -1,0 +1,289 @@
+//! A gateway that does what a test says: real TLS, real HTTP/2, and no mind of its own.
+
+use std::{fs, os::unix::fs::PermissionsExt, pin::Pin, sync::Arc, time::Duration};
+
+use daemoneye_proto::v1::{
+    self, LinkRequest, LinkResponse,
+    federation_server::{Federation, FederationServer},
+    link_request, link_response,
+};
+use futures_util::Stream;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tempfile::TempDir;
+use tokio::{
+    io,
+    net::TcpListener,
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    event::StreamId,
+    lifecycle::{Leash, Lifecycle},
+    topic::Topic,
+    trust::Files,
+    uplink::{Config, Gateway},
+};
+
+/// Longer than anything here takes, but for a defect.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A gateway, and what a leaf needs to dial it.
+pub(super) struct Scripted {
+    pub(super) address: Gateway,
+    pub(super) leash: Leash,
+    pub(super) folder: TempDir,
+    sessions: mpsc::Receiver<Conversation>,
+    _life: Lifecycle,
+}
+
+impl Scripted {
+    pub(super) async fn open() -> Self {
+        let life = Lifecycle::new();
+        let folder = tempfile::tempdir().unwrap();
+        let acceptor = issue(&folder);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let (begun, sessions) = mpsc::channel(8);
+        serve(&life.leash(), listener, acceptor, begun);
+        Self { address, leash: life.leash(), folder, sessions, _life: life }
+    }
+
+    pub(super) fn config(&self) -> Config {
+        let at = |name: &str| self.folder.path().join(name);
+        let files = Files { cert_file: at("leaf.crt"), key_file: at("leaf.key"), ca_file: at("ca.crt") };
+        let mut config = Config::new(vec![self.address.clone()], files);
+        config.first_retry = Duration::from_millis(20);
+        config.longest_retry = Duration::from_millis(100);
+        config.refused_retry = Duration::from_millis(100);
+        config.drain_timeout = Duration::from_secs(5);
+        config
+    }
+
+    /// The next session that a leaf begins.
+    pub(super) async fn session(&mut self) -> Conversation {
+        timeout(PATIENCE, self.sessions.recv()).await.expect("a leaf dials").expect("the gateway lives")
+    }
+
+    /// The next session, welcomed with everything it asks for.
+    pub(super) async fn welcomed(&mut self, credit: u32) -> (Conversation, v1::Hello) {
+        let mut session = self.session().await;
+        let hello = session.hello().await;
+        let resume = hello.streams.iter().map(|state| (state.stream.clone(), state.acked + 1)).collect();
+        session.welcome(resume, credit).await;
+        (session, hello)
+    }
+}
+
+/// One session as the gateway has it.
+pub(super) struct Conversation {
+    inbound: Streaming<LinkRequest>,
+    outbound: mpsc::Sender<Result<LinkResponse, Status>>,
+    pub(super) limits: v1::Limits,
+}
+
+impl Conversation {
+    /// The next frame, but for pings and pongs; none at the end.
+    pub(super) async fn next(&mut self) -> Option<link_request::Frame> {
+        loop {
+            match self.raw().await {
+                Some(link_request::Frame::Ping(_) | link_request::Frame::Pong(_)) => {}
+                frame => return frame,
+            }
+        }
+    }
+
+    pub(super) async fn raw(&mut self) -> Option<link_request::Frame> {
+        let next = timeout(PATIENCE, self.inbound.message()).await.expect("the leaf says something");
+        next.ok().flatten().and_then(|request| request.frame)
+    }
+
+    pub(super) async fn hello(&mut self) -> v1::Hello {
+        match self.raw().await {
+            Some(link_request::Frame::Hello(hello)) => hello,
+            other => panic!("{other:?} is no hello"),
+        }
+    }
+
+    pub(super) async fn batch(&mut self) -> v1::Batch {
+        match self.next().await {
+            Some(link_request::Frame::Batch(batch)) => batch,
+            other => panic!("{other:?} is no batch"),
+        }
+    }
+
+    pub(super) async fn welcome(&self, resume: Vec<(bytes::Bytes, u64)>, credit: u32) {
+        let resume = resume
+            .into_iter()
+            .map(|(stream, resume)| v1::Resume { stream, resume, rejected: Vec::new() })
+            .collect();
+        self.say(link_response::Frame::Welcome(v1::Welcome {
+            protocol: 1,
+            software: "scripted".into(),
+            session: "s-1".into(),
+            peer: "site-a/leaf".into(),
+            limits: Some(self.limits),
+            credit: Some(v1::Credit { events: credit, bytes: 1 << 20 }),
+            resume,
+        }))
+        .await;
+    }
+
+    pub(super) async fn ack(&self, stream: &bytes::Bytes, acked: u64, rejected: Vec<v1::Rejected>) {
+        self.say(link_response::Frame::Ack(v1::Ack { stream: stream.clone(), acked, rejected })).await;
+    }
+
+    pub(super) async fn say(&self, frame: link_response::Frame) {
+        self.outbound.send(Ok(LinkResponse { frame: Some(frame) })).await.expect("the leaf listens");
+    }
+
+    pub(super) async fn end(self, status: Status) {
+        self.outbound.send(Err(status)).await.expect("the leaf listens");
+    }
+
+    /// Waits until the leaf has half-closed or is gone.
+    pub(super) async fn closed(&mut self) -> usize {
+        let mut batches = 0;
+        while let Some(frame) = self.next().await {
+            batches += usize::from(matches!(frame, link_request::Frame::Batch(_)));
+        }
+        batches
+    }
+}
+
+/// What a batch holds, in short.
+pub(super) fn payloads(batch: &v1::Batch) -> Vec<String> {
+    batch.events.iter().map(|event| String::from_utf8_lossy(&event.payload).into_owned()).collect()
+}
+
+pub(super) fn topic(text: &str) -> Topic {
+    Topic::parse(text).unwrap()
+}
+
+pub(super) fn id(bytes: &bytes::Bytes) -> StreamId {
+    StreamId::from_slice(bytes).unwrap()
+}
+
+/// Waits until `reached`, as told by a watch.
+pub(super) async fn until<T: std::fmt::Debug + Send + Sync>(
+    watch: &mut tokio::sync::watch::Receiver<T>,
+    reached: impl FnMut(&T) -> bool + Send,
+) {
+    let seen = timeout(PATIENCE, watch.wait_for(reached)).await.is_ok_and(|seen| seen.is_ok());
+    assert!(seen, "still {:?}", watch.borrow());
+}
+
+/// Root, gateway and leaf; the leaf's files go into `folder`.
+fn issue(folder: &TempDir) -> TlsAcceptor {
+    let mut root = CertificateParams::new(Vec::<String>::new()).unwrap();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let root_key = KeyPair::generate().unwrap();
+    let root_certificate = root.self_signed(&root_key).unwrap();
+    let issuer = Issuer::from_params(&root, &root_key);
+    let leaf = |usage, san| {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.not_before = rcgen::date_time_ymd(2024, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2124, 1, 1);
+        params.extended_key_usages = vec![usage];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.subject_alt_names = vec![san];
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &issuer).unwrap(), key)
+    };
+    let uri = SanType::URI("spiffe://td/site/a/collector/leaf".try_into().unwrap());
+    let (certificate, key) = leaf(ExtendedKeyUsagePurpose::ClientAuth, uri);
+    let write = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
+    write("ca.crt", root_certificate.pem());
+    write("leaf.crt", certificate.pem());
+    write("leaf.key", key.serialize_pem());
+    fs::set_permissions(folder.path().join("leaf.key"), fs::Permissions::from_mode(0o600)).unwrap();
+
+    let here = SanType::IpAddress([127, 0, 0, 1].into());
+    let (certificate, key) = leaf(ExtendedKeyUsagePurpose::ServerAuth, here);
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config).into()
+}
+
+fn serve(leash: &Leash, listener: TcpListener, acceptor: TlsAcceptor, begun: mpsc::Sender<Conversation>) {
+    let (connected, incoming) = mpsc::channel::<io::Result<io::DuplexStream>>(8);
+    let spawner = leash.clone();
+    leash.spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let Ok(mut tls) = acceptor.accept(tcp).await else { continue };
+            // What tonic serves must tell where it comes from; a pipe does, our TLS stream does not.
+            let (near, mut far) = io::duplex(64 * 1024);
+            spawner.spawn(async move {
+                let _cut = io::copy_bidirectional(&mut tls, &mut far).await;
+            });
+            connected.send(Ok(near)).await.unwrap_or_default();
+        }
+    });
+    leash.spawn(async move {
+        let service = FederationServer::new(Script { begun });
+        let served = tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(ReceiverStream::new(incoming));
+        served.await.unwrap();
+    });
+}
+
+struct Script {
+    begun: mpsc::Sender<Conversation>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Federation for Script {
+    type LinkStream = Answers<LinkResponse>;
+    type SubscribeStream = Answers<v1::SubscribeResponse>;
+
+    async fn link(
+        &self,
+        request: Request<Streaming<LinkRequest>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
+        let (outbound, answers) = mpsc::channel(64);
+        let limits = v1::Limits {
+            max_payload: 1 << 20,
+            max_batch_events: 4096,
+            max_message: 4 << 20,
+            heartbeat: Duration::from_secs(30).try_into().ok(),
+        };
+        let session = Conversation { inbound: request.into_inner(), outbound, limits };
+        self.begun.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn publish(
+        &self,
+        _request: Request<v1::PublishRequest>,
+    ) -> Result<Response<v1::PublishResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn subscribe(
+        &self,
+        _request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+}
+
+/// How long something took.
+pub(super) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let began = Instant::now();
+    (work.await, began.elapsed())
+}
