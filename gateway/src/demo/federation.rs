@@ -144,7 +144,7 @@ pub(super) fn start_leaf(folder: &Folder, site: Site, addresses: Addresses) -> R
         &json!({
             "uplink": {
                 "gateways": [addresses.collectors.to_string()],
-                "server_name": "localhost",
+                "server_names": ["localhost"],
                 "tls_config": tls_files(folder, site.name),
             },
             "unix_socket": { "enabled": false },
