@@ -20,7 +20,12 @@ pub(super) enum Parcel {
 impl From<Chunk> for Parcel {
     fn from(chunk: Chunk) -> Self {
         match chunk {
-            Chunk::Events { first_seq, collector, events } => Self::Events { first_seq, collector, events },
+            Chunk::Events { first_seq, collector, events } => {
+                // A gateway takes a batch with more topics than events for broken; what was cut off may leave some.
+                let spare = events.topics.len() > events.len();
+                let events = if spare { split(&events, usize::MAX).0 } else { events };
+                Self::Events { first_seq, collector, events }
+            }
             Chunk::Gap { first_seq, last_seq, reason } => {
                 let reason = match reason {
                     GapReason::Corrupt => v1::GapReason::Corrupt,
@@ -146,6 +151,8 @@ fn split(events: &Events, keep: usize) -> (Events, Events) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::topic::Topic;
 
@@ -170,6 +177,18 @@ mod tests {
         assert_eq!(rest, parcel(7, &[("a", 3), ("c", 4)]));
         assert_eq!((head.last_seq(), rest.last_seq()), (6, 8));
         assert_eq!(head.cut(2, 1 << 20), None);
+    }
+
+    #[test]
+    fn topics_that_no_event_uses_are_left_out() {
+        let mut events = Events::default();
+        for name in ["a", "b", "c"] {
+            events.push(&Topic::parse(name).unwrap(), Bytes::new(), 0);
+        }
+        events.events.drain(..2);
+        let parcel = Parcel::from(Chunk::Events { first_seq: 3, collector: None, events });
+        let Frame::Batch(batch) = parcel.into_frame(StreamId::random()) else { panic!("no batch") };
+        assert_eq!((batch.topics, batch.events.len()), (vec!["c".to_owned()], 1));
     }
 
     #[test]
