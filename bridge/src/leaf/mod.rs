@@ -41,6 +41,9 @@ const NAME: &str = "daemoneye-bridge";
 /// Part of the deadline in which local clients are let go, and again in which what they said is stored.
 const FRONT_SHARE: u32 = 5;
 
+/// Part of the deadline that is kept back for closing the spool after the uplink has used up its own.
+const BACK_SHARE: u32 = 10;
+
 /// A leaf whose parts are made and bound, but do not move yet.
 #[derive(Debug)]
 pub struct Leaf {
@@ -185,7 +188,8 @@ impl Leaf {
         let mut cut = front.drain(drain / FRONT_SHARE, hurry.as_mut()).await;
         local.close();
         cut += middle.drain(drain / FRONT_SHARE, hurry.as_mut()).await;
-        uplink.finish(deadline.saturating_duration_since(Instant::now()));
+        let patience = deadline.saturating_duration_since(Instant::now());
+        uplink.finish(patience.saturating_sub(drain / BACK_SHARE));
         tokio::select! {
             biased;
             () = hurry.as_mut() => {}
