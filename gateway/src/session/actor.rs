@@ -96,13 +96,6 @@ impl Clocks {
     const fn silence(&self) -> Duration {
         self.heartbeat.saturating_mul(3)
     }
-
-    /// Sets the alarm to what is due first.
-    fn arm(&mut self, grown: bool) {
-        let tick = grown.then_some(self.next_tick);
-        let due = [tick, self.drained].into_iter().flatten().fold(self.next_ping, Instant::min);
-        self.alarm.as_mut().reset(due);
-    }
 }
 
 impl<S> Actor<S>
@@ -113,6 +106,16 @@ where
     pub(super) async fn run(mut self) {
         let ended = self.converse().await;
         self.leave(ended).await;
+    }
+
+    /// Sets the alarm to what is due first. What is heard later only makes the silence shorter than it thinks.
+    fn arm(&mut self) {
+        let now = Instant::now();
+        let patience = self.clocks.silence().saturating_sub(self.seat.live.silence(now));
+        let tick = self.carrier.window.is_grown().then_some(self.clocks.next_tick);
+        let dues = [tick, self.clocks.drained, Some(now + patience)];
+        let due = dues.into_iter().flatten().fold(self.clocks.next_ping, Instant::min);
+        self.clocks.alarm.as_mut().reset(due);
     }
 
     async fn converse(&mut self) -> Result<Farewell, Fault> {
@@ -180,7 +183,7 @@ where
             };
             self.outbox.say(Frame::Drain(drain));
             self.clocks.drained = Some(Instant::now() + self.drain.grace);
-            self.clocks.arm(self.carrier.window.is_grown());
+            self.arm();
         }
         Ok(())
     }
@@ -212,7 +215,7 @@ where
             self.grant(credit);
         }
         self.carrier.show();
-        self.clocks.arm(self.carrier.window.is_grown());
+        self.arm();
         Ok(())
     }
 
@@ -258,7 +261,7 @@ where
         self.carrier.show();
         if self.carrier.window.is_grown() && !was_grown {
             self.clocks.next_tick = now + TICK;
-            self.clocks.arm(true);
+            self.arm();
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use daemoneye_bridge::{
 };
 use daemoneye_proto::{MAX_SEQ, v1};
 use tokio::{
-    sync::oneshot,
+    sync::{OwnedSemaphorePermit, oneshot},
     time::{self, Instant},
 };
 
@@ -31,6 +31,25 @@ use crate::{
 
 /// For how long the bus keeps a name that was used by a call, in case another call follows.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Most bytes of payload of all calls under way: a call whose caller gave up waits on.
+pub(super) const MOST_BYTES: usize = 64 << 20;
+
+/// What a call takes up until it is settled.
+struct Guested {
+    presence: Presence,
+    room: OwnedSemaphorePermit,
+}
+
+impl Guested {
+    fn new(hall: &Hall, presence: Presence, bytes: usize) -> Result<Self, Fault> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::clone(&hall.call_room)
+            .try_acquire_many_owned(bytes)
+            .map(|room| Self { presence, room })
+            .map_err(|_| Fault::Full { what: "bytes of calls under way" })
+    }
+}
 
 /// An event that may be published.
 struct Permitted {
@@ -52,10 +71,11 @@ pub(super) async fn publish(
     }
     let presence = hall.registry.admit(Guest::Call, peer.id())?;
     let permitted = judge(&hall, peer, request)?;
+    let guest = Guested::new(&hall, presence, permitted.event.payload.len())?;
     let patience = hall.config.publish_timeout;
     let (done, confirmed) = oneshot::channel();
     let work = Arc::clone(&hall);
-    hall.leash.spawn(async move { carry(work, presence, permitted, done).await });
+    hall.leash.spawn(async move { carry(work, guest, permitted, done).await });
     match time::timeout(patience, confirmed).await {
         Ok(Ok(outcome)) => outcome.map(|duplicate| v1::PublishResponse { duplicate }),
         Ok(Err(_)) => Err(Fault::BusGone),
@@ -114,18 +134,29 @@ fn place(stream: &[u8], seq: Seq) -> Result<Option<(StreamId, Seq)>, Fault> {
 /// Carries one event to the bus, whether or not its caller still waits.
 async fn carry(
     hall: Arc<Hall>,
-    presence: Presence,
+    guest: Guested,
     permitted: Permitted,
     done: oneshot::Sender<Result<bool, Fault>>,
 ) {
     let mut voice = None;
-    let outcome = settle(&hall, permitted, &mut voice).await;
+    let outcome = tokio::select! {
+        biased;
+        outcome = settle(&hall, permitted, &mut voice) => outcome,
+        // A bus that takes nothing must not hold up the end of the process.
+        () = drained(&hall) => Err(hall.draining()),
+    };
     // The caller may have hung up; the mark has moved all the same.
     let _told = done.send(outcome);
-    drop(presence);
+    drop((guest.presence, guest.room));
     if let Some(voice) = voice {
         linger(&hall, voice).await;
     }
+}
+
+/// Ends when a drain has given everybody time to settle.
+async fn drained(hall: &Hall) {
+    hall.leash.draining().await;
+    time::sleep(hall.drain.grace).await;
 }
 
 /// Says whether the gateway had the event already.

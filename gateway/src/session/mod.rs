@@ -40,7 +40,7 @@ use std::{sync::Arc, time::Duration};
 use daemoneye_bridge::lifecycle::Leash;
 use daemoneye_proto::{MAX_MESSAGE, v1::federation_server::FederationServer};
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 
 pub use self::{config::Config, metrics::Metrics};
@@ -102,6 +102,8 @@ struct Hall {
     metrics: Metrics,
     registry: Registry,
     budget: Arc<Budget>,
+    /// Bytes of plain calls that are under way.
+    call_room: Arc<Semaphore>,
 }
 
 impl Hall {
@@ -125,7 +127,8 @@ impl Sessions {
         let run = registry.clone().run(stages.judge.watch(), stages.leash.clone(), config.snapshot_interval);
         let budget = Arc::new(Budget::new(config.all, config.least, config.most));
         let Stages { judge, bus, state, leash, drain, metrics } = stages;
-        let hall = Hall { config, judge, bus, state, leash, drain, metrics, registry, budget };
+        let call_room = Arc::new(Semaphore::new(call::MOST_BYTES));
+        let hall = Hall { config, judge, bus, state, leash, drain, metrics, registry, budget, call_room };
         (Self(Arc::new(hall)), run.boxed())
     }
 

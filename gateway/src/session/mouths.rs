@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     bus::{AuthorizedBus, OpenError, Voice},
-    policy::{Denial, Rights, Speaker},
+    policy::{Denial, LONGEST_NAME, Rights, Speaker},
     session::{intake::Rejection, live::Live, status::Fault},
 };
 
@@ -75,6 +75,8 @@ impl Mouths {
                 self.all.push(mouth);
                 Ok(Ok(self.all.len() - 1))
             }
+            // A name that is longer than any may be is refused without being remembered.
+            Err(rejection) if collector.len() > LONGEST_NAME => Ok(Err(rejection)),
             Err(rejection) => {
                 self.refused = Some((collector.to_owned(), rejection.clone(), Instant::now() + Self::PAUSE));
                 Ok(Err(rejection))

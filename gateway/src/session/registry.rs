@@ -62,6 +62,8 @@ struct Table {
     by_site: HashMap<String, usize>,
     streams: HashMap<(PeerId, StreamId), Holder>,
     guests: HashMap<(Guest, PeerId), usize>,
+    /// All guests together.
+    presences: usize,
     gone: VecDeque<Gone>,
 }
 
@@ -88,8 +90,8 @@ pub(super) enum Guest {
 impl Guest {
     const fn most_per_peer(self) -> usize {
         match self {
-            Self::Call => 64,
-            Self::Greeting | Self::Hearing => 8,
+            Self::Call | Self::Greeting => 64,
+            Self::Hearing => 16,
         }
     }
 
@@ -168,8 +170,7 @@ impl Registry {
     /// Lets somebody in who has no seat.
     pub(super) fn admit(&self, guest: Guest, peer: &PeerId) -> Result<Presence, Fault> {
         let mut table = self.lock();
-        let total = table.guests.values().sum::<usize>();
-        if total >= self.0.caps.calls.saturating_add(self.0.caps.sessions) {
+        if table.presences >= self.0.caps.calls.saturating_add(self.0.caps.sessions) {
             return Err(Fault::Full { what: "calls under way" });
         }
         let count = table.guests.entry((guest, peer.clone())).or_default();
@@ -177,6 +178,7 @@ impl Registry {
             return Err(Fault::Full { what: guest.what() });
         }
         *count += 1;
+        table.presences += 1;
         drop(table);
         Ok(Presence { registry: self.clone(), key: (guest, peer.clone()) })
     }
@@ -284,7 +286,9 @@ pub(super) struct Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        decrement(&mut self.registry.lock().guests, &self.key);
+        let mut table = self.registry.lock();
+        decrement(&mut table.guests, &self.key);
+        table.presences = table.presences.saturating_sub(1);
     }
 }
 

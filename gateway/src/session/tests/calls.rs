@@ -98,3 +98,21 @@ async fn a_call_and_a_session_of_one_collector_share_its_name() {
     peer.acked(2).await;
     assert_eq!(stage.taken(), ["session", "call", "session again"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_the_bus_does_not_take_does_not_hold_up_the_end() {
+    let stage = Stage::new();
+    stage.open.send_replace(false);
+    let unconfirmed = publish(&stage, "x", request("one", 0)).await.unwrap_err();
+    assert_eq!(unconfirmed.code(), Code::Unavailable);
+    let room = Arc::clone(&stage.sessions.0.call_room);
+    assert_eq!(room.available_permits(), call::MOST_BYTES - 3);
+    let begun = time::Instant::now();
+    let settled = async {
+        let all = room.acquire_many(u32::try_from(call::MOST_BYTES).unwrap()).await.map(|_| ());
+        all.map(|()| begun.elapsed())
+    };
+    let Stage { life, .. } = stage;
+    let (_, taken) = tokio::join!(life.drain(Duration::from_secs(25), std::future::pending()), settled);
+    assert!(taken.unwrap() < Duration::from_secs(12));
+}

@@ -3,6 +3,7 @@
 mod calls;
 mod endings;
 mod flow;
+mod wire;
 
 use std::{
     path::Path,
@@ -12,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use daemoneye_bridge::{
-    bus::{Broker, Command, Routes, Taken},
+    bus::{Broker, Bus, Command, Routes, Taken},
     event::Events,
     lifecycle::Lifecycle,
 };
@@ -71,32 +72,39 @@ impl Stage {
     }
 
     fn configured(session: &str, rules: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let life = Lifecycle::new();
-        let leash = life.leash();
         let (shelf, asked) = Shelf::new(64);
         let taken = Arc::default();
         let (open, is_open) = watch::channel(true);
-        leash.spawn(broker(asked, is_open, Arc::clone(&taken)));
+        life.leash().spawn(broker(asked, is_open, Arc::clone(&taken)));
+        let stage = Self::on(shelf, life, session, rules);
+        Self { taken, open, ..stage }
+    }
+
+    fn on(bus: Arc<dyn Bus>, life: Lifecycle, session: &str, rules: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let leash = life.leash();
         let config = state::Config { directory: folder.path().to_path_buf(), ..state::Config::default() };
         let (state, flusher) = State::open(config, state::Metrics::default()).unwrap();
         leash.spawn(flusher);
         let judge = Judge::new(policy(rules), policy::Metrics::default());
         let routes = Routes::new(Vec::new(), Broker::Embedded).unwrap();
+        let drain = Drain {
+            spread: Duration::from_secs(12),
+            grace: Duration::from_secs(10),
+            alternatives: Vec::new(),
+        };
         let stages = Stages {
             judge: judge.clone(),
-            bus: AuthorizedBus::new(shelf, routes),
+            bus: AuthorizedBus::new(bus, routes),
             state,
             leash: leash.clone(),
-            drain: Drain {
-                spread: Duration::from_secs(12),
-                grace: Duration::from_secs(10),
-                alternatives: Vec::new(),
-            },
+            drain,
             metrics: Metrics::default(),
         };
         let (sessions, run) = Sessions::new(toml::from_str(session).unwrap(), stages);
         leash.spawn(run);
+        let (taken, (open, _)) = (Arc::default(), watch::channel(true));
         Self { sessions, judge, life, taken, open, _folder: folder }
     }
 
