@@ -9,9 +9,9 @@
 //! This file wires the parts and ends them in order: first nobody new comes in, then what was heard is stored, then what is
 //! stored is sent as far as time allows, and what is left waits in the spool for the next start.
 
-use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
@@ -184,15 +184,16 @@ impl Leaf {
 
         life.advance(Phase::Draining);
         let deadline = Instant::now() + drain;
-        let mut hurry = pin!(hurry);
-        let mut cut = front.drain(drain / FRONT_SHARE, hurry.as_mut()).await;
+        // Shared, because each step asks again for what may have ended long ago.
+        let hurry = hurry.shared();
+        let mut cut = front.drain(drain / FRONT_SHARE, hurry.clone()).await;
         local.close();
-        cut += middle.drain(drain / FRONT_SHARE, hurry.as_mut()).await;
+        cut += middle.drain(drain / FRONT_SHARE, hurry.clone()).await;
         let patience = deadline.saturating_duration_since(Instant::now());
         uplink.finish(patience.saturating_sub(drain / BACK_SHARE));
         tokio::select! {
             biased;
-            () = hurry.as_mut() => {}
+            () = hurry.clone() => {}
             () = uplink.ended() => {}
         }
         let waiting: u64 = spool.stats().borrow().classes.iter().map(|class| class.events).sum();
