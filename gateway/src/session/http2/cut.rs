@@ -12,6 +12,8 @@ use tonic::Status;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CutReason {
+    /// The gateway is going away, and has waited long enough.
+    Draining,
     /// A certificate of its path expired.
     Expired,
     /// It may not be here any longer.
@@ -23,6 +25,7 @@ impl CutReason {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Draining => "draining",
             Self::Expired => "certificate_expired",
             Self::Revoked => "revoked",
         }
@@ -32,6 +35,7 @@ impl CutReason {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
+            Self::Draining => Status::unavailable("the gateway is going away"),
             Self::Expired => Status::unauthenticated("the certificate has expired"),
             Self::Revoked => Status::permission_denied("the right to be connected was withdrawn"),
         }

@@ -46,6 +46,8 @@ pub struct Server {
     leash: Leash,
     /// Cancelled when connections shall end as soon as nothing is open on them.
     ending: CancellationToken,
+    /// Cancelled when connections shall end now.
+    last_call: CancellationToken,
 }
 
 impl Server {
@@ -53,7 +55,14 @@ impl Server {
     /// request is open on it.
     #[must_use]
     pub fn new(config: Config, routes: Routes, leash: Leash, ending: CancellationToken) -> Self {
-        Self { routes: routes.prepare(), config, leash, ending }
+        Self { routes: routes.prepare(), config, leash, ending, last_call: CancellationToken::new() }
+    }
+
+    /// Once the token is cancelled, connections are cut that are there still: a peer may hold a request open for as long as
+    /// it likes, or not read that it has ended.
+    #[must_use]
+    pub fn last_call(self, last_call: CancellationToken) -> Self {
+        Self { last_call, ..self }
     }
 
     /// Serves one connection to its end.
@@ -86,6 +95,7 @@ impl Server {
             // Whoever must go goes before anything else of his is looked at.
             reason = caller.cut().wait() => End::Cut(reason),
             () = &mut expired => End::Cut(CutReason::Expired),
+            () = self.last_call.cancelled() => End::Cut(CutReason::Draining),
             () = &mut quiet => End::Quiet,
             done = &mut connection => End::Done(done),
         };

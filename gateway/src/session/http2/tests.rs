@@ -30,6 +30,7 @@ use crate::{
 struct Connection {
     life: Lifecycle,
     ending: CancellationToken,
+    last_call: CancellationToken,
     /// Told when [`Server::serve`] has returned.
     ended: oneshot::Receiver<()>,
 }
@@ -37,9 +38,10 @@ struct Connection {
 /// Serves one connection of a peer that may stay for `stay`, or for longer than a test takes.
 fn serve(stay: Option<Duration>, buffer: usize) -> (Connection, DuplexStream) {
     let (near, far) = tokio::io::duplex(buffer);
-    let (life, ending) = (Lifecycle::new(), CancellationToken::new());
+    let (life, ending, last_call) = (Lifecycle::new(), CancellationToken::new(), CancellationToken::new());
     let (_reporter, health) = tonic_health::server::health_reporter();
     let server = Server::new(Config::default(), Routes::new(health), life.leash(), ending.clone());
+    let server = server.last_call(last_call.clone());
     let id = PeerId::new("site-a", "procmond").unwrap();
     let peer = match stay {
         Some(stay) => VerifiedPeer::assume_until(id, SystemTime::now() + stay),
@@ -50,7 +52,7 @@ fn serve(stay: Option<Duration>, buffer: usize) -> (Connection, DuplexStream) {
         server.serve(near, peer, SocketAddr::from(([127, 0, 0, 1], 4711))).await;
         tell.send(()).unwrap();
     });
-    (Connection { life, ending, ended }, far)
+    (Connection { life, ending, last_call, ended }, far)
 }
 
 async fn client(far: DuplexStream) -> HealthClient<Channel> {
@@ -132,6 +134,19 @@ async fn a_connection_that_the_peer_leaves_leaves_nothing_behind() {
     let mut client = client(far).await;
     let stream = watch(&mut client).await;
     drop((stream, client));
+    time::timeout(PATIENCE, connection.ended).await.unwrap().unwrap();
+    assert_eq!(connection.life.drain(PATIENCE, std::future::pending()).await, 0);
+}
+
+#[tokio::test]
+async fn a_peer_that_holds_a_stream_open_is_cut_at_the_last_call() {
+    let (connection, far) = serve(None, 1 << 16);
+    let mut client = client(far).await;
+    let mut stream = watch(&mut client).await;
+    connection.ending.cancel();
+    connection.last_call.cancel();
+    let status = time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "the gateway is going away"));
     time::timeout(PATIENCE, connection.ended).await.unwrap().unwrap();
     assert_eq!(connection.life.drain(PATIENCE, std::future::pending()).await, 0);
 }
