@@ -8,6 +8,7 @@ use daemoneye_bridge::{
     trust::{LoadError, Material, Role},
 };
 use futures_util::{FutureExt, future::BoxFuture};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Admin},
@@ -136,7 +137,9 @@ pub(super) async fn bind(config: Config) -> Result<Gateway, BindError> {
     let (routes, reporter) = grpc::add(sessions.routes())?;
     let bus = local.bus();
     tasks.front.push(grpc::report(reporter, front.watch(), bus.state(), front.leash()).boxed());
+    let last_call = CancellationToken::new();
     let server = Server::new(http2, routes, front.leash(), front.leash().drain_token());
+    let server = server.last_call(last_call.clone());
 
     let vitals = Vitals { phase: front.watch(), bus: bus.state(), counters: bus.counters() };
     metrics.vitals(vitals);
@@ -171,6 +174,7 @@ pub(super) async fn bind(config: Config) -> Result<Gateway, BindError> {
         drain: config.drain,
         ingress,
         server,
+        last_call,
         local,
         state,
         admin,

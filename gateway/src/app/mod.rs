@@ -9,16 +9,17 @@
 //! Kept true: the phase only advances, and only here; sessions end before the bus that carries their last events, and the
 //! bus before the marks that say how far it came are written for the last time; the end has one deadline.
 
-use std::{future::Future, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use daemoneye_bridge::{
     bus::Bus,
     lifecycle::{Leash, Lifecycle, Phase},
     settings::Chain,
 };
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use sd_notify::NotifyState;
 use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Admin,
@@ -40,6 +41,9 @@ mod reload;
 
 mod views;
 
+#[cfg(test)]
+mod tests;
+
 use build::Tasks;
 pub use build::{BindError, Summary};
 use local::Local;
@@ -57,6 +61,8 @@ pub struct Gateway {
     drain: Drain,
     ingress: Ingress,
     server: Server,
+    /// Cuts who is still here when patience ends.
+    last_call: CancellationToken,
     local: Local,
     state: State,
     admin: Admin,
@@ -139,7 +145,7 @@ impl Gateway {
         stop: impl Future<Output = ()> + Send,
         hurry: impl Future<Output = ()> + Send,
     ) -> Outcome {
-        let Self { front, back, admin_life, drain, ingress, server, mut local, state, .. } = self;
+        let Self { front, back, admin_life, drain, ingress, server, last_call, mut local, state, .. } = self;
         let Tasks { front: ours, endless, back: behind } = self.tasks;
         let admin = self.admin.run(admin_life.leash(), self.snapshots, self.exporter);
         admin_life.leash().spawn(admin);
@@ -158,36 +164,53 @@ impl Gateway {
 
         stop.await;
         let deadline = Instant::now() + drain.deadline;
-        let mut hurry = pin!(hurry);
-        let cut = leave(front, &drain, deadline, hurry.as_mut()).await;
+        // Shared, because each step asks again for what may have ended long ago.
+        let hurry = hurry.shared();
+        announce(&front, &drain, hurry.clone()).await;
+        let cut = leave(front, deadline, &last_call, hurry.clone()).await;
         // From here on nobody speaks on the bus, and no mark moves any more.
         local.close();
         let saved = save(&state).await;
         drop(state);
         let left = deadline.saturating_duration_since(Instant::now()).max(LAST);
-        let unfinished = back.drain(left.min(QUIET), hurry.as_mut()).await;
+        let unfinished = back.drain(left.min(QUIET), hurry.clone()).await;
         admin_life.drain(LAST, hurry).await;
         tracing::info!(cut, unfinished, saved, "gateway drained");
         Outcome { cut, saved }
     }
 }
 
-/// Says that the gateway goes, waits until balancers look elsewhere, sends every peer away, and waits for the last.
-async fn leave(
-    front: Lifecycle,
-    drain: &Drain,
-    deadline: Instant,
-    mut hurry: std::pin::Pin<&mut (impl Future<Output = ()> + Send)>,
-) -> usize {
+/// Says that the gateway goes, and waits until balancers look elsewhere.
+async fn announce(front: &Lifecycle, drain: &Drain, hurry: impl Future<Output = ()>) {
     notify(&[NotifyState::Stopping]);
     tracing::info!(deadline = ?drain.deadline, "gateway drains");
     front.advance(Phase::Draining);
     tokio::select! {
         biased;
-        () = hurry.as_mut() => {}
+        () = hurry => {}
         () = time::sleep(drain.announce) => {}
     }
-    front.drain(deadline.saturating_duration_since(Instant::now()), hurry).await
+}
+
+/// Sends every peer away and waits for the last; returns the number of tasks that had to be cut.
+async fn leave(
+    front: Lifecycle,
+    deadline: Instant,
+    last_call: &CancellationToken,
+    hurry: impl Future<Output = ()> + Send,
+) -> usize {
+    let patience = deadline.saturating_duration_since(Instant::now());
+    let calling = async {
+        // Early enough that peers hear why, and that the deadline holds.
+        time::sleep(patience.saturating_sub(LAST)).await;
+        last_call.cancel();
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        cut = front.drain(patience, hurry) => cut,
+        never = calling => never,
+    }
 }
 
 /// Serves one peer to its end.
