@@ -189,8 +189,13 @@ fn a_permit_of_one_collector_is_no_use_to_another() {
 }
 
 #[test]
-fn the_policy_we_ship_is_a_policy() {
-    let text = include_str!("../../../deploy/policy.toml");
-    let policy = super::Policy::parse(text, Path::new("deploy/policy.toml")).unwrap();
-    assert!(policy.roles().iter().any(|role| role == "procmond"));
+fn the_policies_we_ship_are_policies() {
+    let shipped = [
+        ("deploy/policy.toml", include_str!("../../../deploy/policy.toml")),
+        ("files/policy.toml", include_str!("../../../helm/daemoneye-gateway/files/policy.toml")),
+    ];
+    for (file, text) in shipped {
+        let policy = super::Policy::parse(text, Path::new(file)).unwrap_or_else(|error| panic!("{error}"));
+        assert!(policy.roles().iter().any(|role| role == "procmond"), "{file}");
+    }
 }
