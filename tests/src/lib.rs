@@ -1,1 +1,15 @@
-//! placeholder
+//! What the end-to-end tests and benches share: processes, peers, subscribers, waiting.
+//!
+//! Everything here goes through the front door: the real programs, real mutual TLS, a real BUS/RT client. Nothing waits for
+//! a time to pass; [`eventually`] waits for a condition and says what it was when it does not come.
+
+pub mod engine;
+pub mod eventually;
+pub mod peer;
+pub mod process;
+pub mod producer;
+pub mod stubborn;
+pub mod subscriber;
+pub mod world;
+
+pub use eventually::{eventually, within};

@@ -7,6 +7,7 @@ use crate::{
     lifecycle::Signals,
     log,
     settings::Chain,
+    trust::{Material, Role},
 };
 
 /// What the command line says.
@@ -20,7 +21,10 @@ pub struct Args {
     pub check: bool,
 }
 
-/// Exit code for a configuration that cannot be used.
+/// Exit code for what could not be had now.
+const FAILURE: u8 = 1;
+
+/// Exit code for a configuration that cannot be used, the files that it names included.
 const USAGE: u8 = 2;
 
 /// Runs a leaf until it is told to stop.
@@ -35,6 +39,10 @@ pub async fn main(args: Args) -> ExitCode {
         }
     };
     if args.check {
+        if let Err(error) = Material::load(&config.uplink.files, Role::Client) {
+            eprintln!("{}: uplink.tls_config: {}", args.config.display(), Chain(&error));
+            return ExitCode::from(USAGE);
+        }
         println!("ok: {}", args.config.display());
         return ExitCode::SUCCESS;
     }
@@ -47,8 +55,7 @@ pub async fn main(args: Args) -> ExitCode {
         }
         Err(error) => {
             tracing::error!(error = %Chain(&error), "leaf could not be made");
-            eprintln!("{}", Chain(&error));
-            ExitCode::FAILURE
+            ExitCode::from(if matches!(error, BuildError::Uplink(_)) { USAGE } else { FAILURE })
         }
     }
 }

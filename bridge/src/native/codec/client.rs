@@ -77,9 +77,10 @@ pub enum Request {
 pub struct Topics(Text);
 
 impl Topics {
-    /// Each topic; at least one, which may be empty.
+    /// Each topic; none for an empty body, which is how the command line of `busrt` writes an empty list.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.as_str().split('\0')
+        let list = Some(self.0.as_str()).filter(|list| !list.is_empty());
+        list.into_iter().flat_map(|list| list.split('\0'))
     }
 }
 

@@ -1,0 +1,17 @@
+# Longer recipes; `.ci/run` has what must hold before a change lands.
+
+# Everything that CI runs.
+ci:
+    .ci/run
+
+# The demo: everything at once, with this machine's processes.
+demo seconds="20":
+    cargo run --release --bin daemoneye-gateway -- demo --for {{seconds}}s
+
+# Kills gateway and leaf twenty times each at random moments under full load.
+kill rounds="20":
+    DAEMONEYE_TEST_KILL_ROUNDS={{rounds}} cargo test --release -p daemoneye-tests --test suite -- kill --nocapture --test-threads 1
+
+# One bench (throughput, latency, spool) with the profile that images are built with.
+bench name:
+    cargo bench --profile dist -p daemoneye-tests --bench {{name}}

@@ -1,0 +1,153 @@
+//! A detection engine that keeps the books: what it was given, in what order, how often.
+//!
+//! It hears a broker with the `busrt` crate's own client, comes back whenever the broker does, and expects `CloudEvents`
+//! whose data is `{"n": number}`, as [`crate::producer`] makes them.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use busrt::{
+    QoS,
+    client::AsyncClient,
+    ipc::{Client, Config},
+};
+use tokio::{task::JoinHandle, time};
+
+/// What an [`Engine`] has heard.
+#[derive(Clone, Debug, Default)]
+pub struct Books {
+    /// Frames, duplicates included.
+    pub frames: u64,
+    /// Frames whose id had been heard before.
+    pub duplicates: u64,
+    /// Events that came, for the first time, after a later one of their stream.
+    pub disorder: u64,
+    /// How often each number was heard under different ids, by producer.
+    numbers: HashMap<String, Vec<u32>>,
+    /// What has been heard of each stream; the index is the sequence number.
+    streams: HashMap<String, Vec<bool>>,
+}
+
+impl Books {
+    /// Of the first `confirmed` numbers of `producer`, those that never came.
+    pub fn missing(&self, producer: &str, confirmed: usize) -> Vec<usize> {
+        let heard = self.numbers.get(producer).map_or(&[][..], Vec::as_slice);
+        (0..confirmed).filter(|n| heard.get(*n).is_none_or(|count| *count == 0)).collect()
+    }
+
+    /// How many distinct events (by id) carried a number that another one had carried.
+    pub fn repeated(&self) -> u64 {
+        self.numbers.values().flatten().map(|count| u64::from(count.saturating_sub(1))).sum()
+    }
+
+    /// Sequence numbers below the highest of their stream that never came.
+    pub fn holes(&self) -> usize {
+        self.streams.values().map(|heard| heard.iter().skip(1).filter(|heard| !**heard).count()).sum()
+    }
+
+    /// How many streams there were.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    fn enter(&mut self, sender: &str, payload: &[u8]) {
+        let event: serde_json::Value = serde_json::from_slice(payload).expect("a CloudEvent is JSON");
+        let (stream, seq) =
+            event["id"].as_str().and_then(|id| id.split_once('/')).expect("an id is <stream>/<seq>");
+        let seq: usize = seq.parse().expect("an id ends in a number");
+        let n =
+            event["data"]["n"].as_u64().and_then(|n| usize::try_from(n).ok()).expect("the data has a number");
+        self.frames += 1;
+        let heard = self.streams.entry(stream.to_owned()).or_default();
+        let later = heard.len() > seq;
+        if !later {
+            heard.resize(seq + 1, false);
+        }
+        if std::mem::replace(&mut heard[seq], true) {
+            self.duplicates += 1;
+            return;
+        }
+        self.disorder += u64::from(later);
+        let numbers = self.numbers.entry(sender.to_owned()).or_default();
+        if numbers.len() <= n {
+            numbers.resize(n + 1, 0);
+        }
+        numbers[n] += 1;
+    }
+}
+
+/// Hears `events/#` on a broker for as long as it lives.
+#[derive(Debug)]
+pub struct Engine {
+    books: Arc<Mutex<Books>>,
+    connected: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Engine {
+    /// Begins to hear, and comes back whenever the broker does.
+    pub fn attach(socket: &Path) -> Self {
+        let books = Arc::new(Mutex::new(Books::default()));
+        let connected = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(hear(socket.to_owned(), Arc::clone(&books), Arc::clone(&connected)));
+        Self { books, connected, task }
+    }
+
+    /// Whether it is subscribed now.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    /// What it has heard so far.
+    pub fn books(&self) -> Books {
+        self.books.lock().expect("no reader panics").clone()
+    }
+
+    /// How many frames it has heard so far.
+    pub fn frames(&self) -> u64 {
+        self.books.lock().expect("no reader panics").frames
+    }
+
+    /// Goes away at once.
+    pub fn detach(self) -> Books {
+        self.task.abort();
+        self.books()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn hear(socket: PathBuf, books: Arc<Mutex<Books>>, connected: Arc<AtomicBool>) {
+    let path = socket.to_str().expect("test paths are UTF-8");
+    loop {
+        let config = Config::new(path, "engine").timeout(Duration::from_secs(10));
+        if let Ok(mut client) = Client::connect(&config).await {
+            let events = client.take_event_channel().expect("a new client has its channel");
+            let asked = client.subscribe("events/#", QoS::Processed).await;
+            if let Ok(Some(confirmed)) = asked
+                && matches!(time::timeout(Duration::from_secs(10), confirmed).await, Ok(Ok(Ok(()))))
+            {
+                connected.store(true, Ordering::Release);
+                while let Ok(frame) = events.recv().await {
+                    if frame.topic().is_some_and(|topic| topic.starts_with("events/")) {
+                        books.lock().expect("no reader panics").enter(frame.sender(), frame.payload());
+                    }
+                }
+                connected.store(false, Ordering::Release);
+            }
+        }
+        // The broker is away; there is nothing to wait for but its return.
+        time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,33 @@
+//! Behaviour through the front door, one module a group. One binary, because each costs a link step.
+
+mod admission;
+mod documents;
+mod drain;
+mod interop;
+mod kill;
+mod layering;
+mod outage;
+mod publish;
+
+use std::path::Path;
+
+use daemoneye_tests::world::{Programs, World};
+
+/// The programs of this workspace, built with this test.
+const PROGRAMS: Programs = Programs {
+    gateway: env!("CARGO_BIN_EXE_gateway-under-test"),
+    leaf: env!("CARGO_BIN_EXE_leaf-under-test"),
+};
+
+/// The `busrt` crate's own broker.
+const BROKER: &str = env!("CARGO_BIN_EXE_busrt-broker");
+
+/// A federation in a temporary folder, with something added to the gateway's configuration.
+fn world(extra: &str) -> World {
+    World::new(PROGRAMS, extra)
+}
+
+/// The part of a configuration by which the gateway is a client of the broker at `socket`.
+fn foreign(socket: &Path, extra: &str) -> String {
+    format!("[bus]\nbroker = \"foreign\"\n\n[bus.foreign]\nsocket_path = \"{}\"\n{extra}", socket.display())
+}
