@@ -151,6 +151,8 @@ pub struct Component {
 pub struct Collectors {
     /// When this was put together; `None` before the first time.
     pub as_of: Option<Timestamp>,
+    /// How often it is.
+    pub interval_ms: u64,
     /// Every live session, by identity.
     pub live: Vec<Collector>,
     /// Sessions that ended, newest first; bounded.

@@ -1,6 +1,9 @@
 //! The JSON API and the metrics. Resources are snapshots; all that is polled carries an entity tag.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -35,20 +38,16 @@ pub(super) fn routes() -> Router<Sources> {
     Router::new()
         .route("/metrics", get(scrape))
         .route("/api/v1/health", get(show_health))
-        .route("/api/v1/collectors", get(|s: State<Snapshots>, h: HeaderMap| show(s.0.collectors, h)))
-        .route("/api/v1/refusals", get(|s: State<Snapshots>, h: HeaderMap| show(s.0.refusals, h)))
-        .route("/api/v1/bus", get(|s: State<Snapshots>, h: HeaderMap| show(s.0.bus, h)))
-        .route("/api/v1/certificates", get(|s: State<Snapshots>, h: HeaderMap| show(s.0.material, h)))
-        .route("/api/v1/policy", get(|s: State<Snapshots>, h: HeaderMap| show(s.0.policy, h)))
+        .route("/api/v1/collectors", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.collectors, &h)))
+        .route("/api/v1/refusals", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.refusals, &h)))
+        .route("/api/v1/bus", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.bus, &h)))
+        .route("/api/v1/certificates", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.material, &h)))
+        .route("/api/v1/policy", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.policy, &h)))
 }
 
-async fn scrape(State(sources): State<Sources>) -> Response {
-    match sources.exporter.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(_) => {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a metric could not be encoded").into_response()
-        }
-    }
+async fn scrape(State(sources): State<Sources>) -> Result<impl IntoResponse, Problem> {
+    let text = sources.exporter.text().map_err(|_| Problem::internal("a metric could not be encoded"))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
 }
 
 async fn show_health(State(snapshots): State<Snapshots>, headers: HeaderMap) -> Response {
@@ -58,9 +57,9 @@ async fn show_health(State(snapshots): State<Snapshots>, headers: HeaderMap) -> 
 }
 
 /// One part, as it stands.
-async fn show<T: Serialize + Send + Sync>(part: Part<T>, headers: HeaderMap) -> Response {
-    let value = part.borrow().clone();
-    json(&*value, None, &headers)
+fn show<T: Serialize>(part: &Part<T>, headers: &HeaderMap) -> Response {
+    let value = Arc::clone(&part.borrow());
+    json(&*value, None, headers)
 }
 
 /// What of a health must have changed for it to be news.

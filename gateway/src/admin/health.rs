@@ -3,7 +3,10 @@
 //! Kept true: every word but `healthy` comes with a cause and, where it is known, since when. Nobody being connected is no
 //! trouble; a route that nobody hears is one, but not a reason to turn collectors away: their events wait in their spools.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use daemoneye_bridge::lifecycle::Phase;
 
@@ -15,11 +18,11 @@ use crate::{
 /// How often the parts are renewed, as told to who polls.
 const RENEWED: Duration = Duration::from_secs(1);
 
-/// How old the list of sessions may become before its owner counts as stuck.
+/// How old the list of sessions may become at least before its owner counts as stuck.
 const STALE: Duration = Duration::from_secs(10);
 
 /// A certificate is told of when less than a fifth of its life is left, but not sooner than this.
-const FORECAST: Duration = Duration::from_secs(14 * 24 * 3600);
+const FORECAST: Duration = Duration::from_hours(14 * 24);
 
 /// One condition of readiness.
 #[derive(Debug)]
@@ -107,7 +110,7 @@ fn lifecycle(phase: Phase) -> Finding {
 }
 
 fn tls(snapshots: &Snapshots, now: SystemTime) -> Finding {
-    let material = snapshots.material.borrow();
+    let material = Arc::clone(&snapshots.material.borrow());
     if material.loaded.is_none() {
         return Finding::unknown("no certificate is loaded yet".to_owned());
     }
@@ -127,14 +130,14 @@ fn tls(snapshots: &Snapshots, now: SystemTime) -> Finding {
             return Finding::since(Word::Degraded, message, Timestamp(worrying));
         }
     }
-    match &material.refused {
-        Some(trouble) => Finding::trouble(Word::Degraded, "the last reload was refused", trouble),
-        None => Finding::healthy(format!("{} certificates loaded", material.certificates.len())),
-    }
+    material.refused.as_ref().map_or_else(
+        || Finding::healthy(format!("{} certificates loaded", material.certificates.len())),
+        |trouble| Finding::trouble(Word::Degraded, "the last reload was refused", trouble),
+    )
 }
 
 fn policy(snapshots: &Snapshots) -> Finding {
-    let policy = snapshots.policy.borrow();
+    let policy = Arc::clone(&snapshots.policy.borrow());
     match (&policy.refused, policy.loaded) {
         (Some(trouble), _) => Finding::trouble(Word::Degraded, "the last reload was refused", trouble),
         (None, None) => Finding::unknown("no policy is loaded yet".to_owned()),
@@ -143,24 +146,25 @@ fn policy(snapshots: &Snapshots) -> Finding {
 }
 
 fn sessions(snapshots: &Snapshots, phase: Phase) -> Finding {
-    let collectors = snapshots.collectors.borrow();
+    let collectors = Arc::clone(&snapshots.collectors.borrow());
     let Some(as_of) = collectors.as_of else {
         return Finding::unknown("the list of sessions has not been made yet".to_owned());
     };
-    if as_of.age() > STALE && phase == Phase::Serving {
+    let overdue = STALE.max(Duration::from_millis(collectors.interval_ms.saturating_mul(3)));
+    if as_of.age() > overdue && phase == Phase::Serving {
         let message = "the list of sessions is no longer renewed".to_owned();
         return Finding::since(Word::Unresponsive, message, as_of);
     }
     let amiss: Vec<_> = collectors.live.iter().filter(|live| live.status != Word::Healthy).collect();
     // A sick collector does not make the gateway sick beyond "degraded".
-    match amiss.iter().min_by_key(|live| live.last_heard) {
-        Some(silent) => {
-            let message =
-                format!("{} of {} sessions amiss, {}", amiss.len(), collectors.live.len(), silent.peer);
+    amiss.iter().min_by_key(|live| live.last_heard).map_or_else(
+        || Finding::healthy(format!("{} sessions", collectors.live.len())),
+        |silent| {
+            let (amiss, all) = (amiss.len(), collectors.live.len());
+            let message = format!("{amiss} of {all} sessions amiss; longest silent is {}", silent.peer);
             Finding::since(Word::Degraded, message, silent.last_heard)
-        }
-        None => Finding::healthy(format!("{} sessions", collectors.live.len())),
-    }
+        },
+    )
 }
 
 fn bus(bus: &BusView) -> Finding {
@@ -178,9 +182,8 @@ fn bus(bus: &BusView) -> Finding {
 }
 
 fn state(snapshots: &Snapshots) -> Finding {
-    let state = snapshots.state.borrow();
-    match &state.trouble {
-        Some(trouble) => Finding::trouble(Word::Degraded, "high-water marks cannot be written", trouble),
-        None => Finding::healthy("high-water marks are written".to_owned()),
-    }
+    snapshots.state.borrow().trouble.as_ref().map_or_else(
+        || Finding::healthy("high-water marks are written".to_owned()),
+        |trouble| Finding::trouble(Word::Degraded, "high-water marks cannot be written", trouble),
+    )
 }

@@ -97,7 +97,7 @@ impl TryFrom<File> for Config {
         if file.max_connections.get() > 4096 {
             return Err(ConfigError::Connections(file.max_connections.get()));
         }
-        if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&file.request_timeout) {
+        if !(Duration::from_millis(100)..=Duration::from_mins(1)).contains(&file.request_timeout) {
             return Err(ConfigError::Timeout(file.request_timeout));
         }
         if let Some(host) = file.allowed_hosts.iter().find(|host| !guard::is_host_name(host)) {

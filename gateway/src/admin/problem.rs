@@ -28,6 +28,11 @@ impl Problem {
             detail: detail.into(),
         }
     }
+
+    /// A problem of ours.
+    pub(super) fn internal(detail: &str) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    }
 }
 
 impl IntoResponse for Problem {

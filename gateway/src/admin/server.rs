@@ -181,13 +181,12 @@ async fn converse(
         () = leash.draining() => None,
         () = time::sleep(LIFETIME) => None,
     };
-    let ended = match over {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            // A client that reads no answer must not keep its slot.
-            time::timeout(patience, connection).await.unwrap_or(Ok(()))
-        }
+    let ended = if let Some(ended) = over {
+        ended
+    } else {
+        connection.as_mut().graceful_shutdown();
+        // A client that reads no answer must not keep its slot.
+        time::timeout(patience, connection).await.unwrap_or(Ok(()))
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "admin connection failed");
@@ -202,7 +201,7 @@ const MAX_BODY: usize = 64 * 1024;
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Longest a connection lives: a slot comes back even from who never stops asking.
-const LIFETIME: Duration = Duration::from_secs(300);
+const LIFETIME: Duration = Duration::from_mins(5);
 
 /// Pause after an accept error that is not the peer's.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(250);

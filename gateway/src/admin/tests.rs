@@ -228,7 +228,7 @@ async fn strangers_texts_are_json_strings_and_nothing_more() {
 #[test]
 fn a_certificate_is_told_of_before_it_expires_and_when_it_has() {
     let parts = Parts::well();
-    let day = Duration::from_secs(24 * 3600);
+    let day = Duration::from_hours(24);
     let at = |before: u32, after: u32| {
         let now = SystemTime::now();
         let certificate = Certificate {
@@ -260,7 +260,7 @@ fn a_certificate_is_told_of_before_it_expires_and_when_it_has() {
 fn a_list_of_sessions_that_is_no_longer_renewed_is_unresponsive() {
     let parts = Parts::well();
     assert_eq!(parts.word("session"), (Word::Healthy, false));
-    let old = Timestamp(SystemTime::now() - Duration::from_secs(60));
+    let old = Timestamp(SystemTime::now() - Duration::from_mins(1));
     parts.collectors.send_replace(Arc::new(Collectors { as_of: Some(old), ..Collectors::default() }));
     assert_eq!(parts.word("session"), (Word::Unresponsive, true));
 }

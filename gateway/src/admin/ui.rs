@@ -12,12 +12,12 @@ use crate::snapshot::Snapshots;
 /// The page and what it loads.
 pub(super) fn routes() -> Router<Snapshots> {
     Router::new()
-        .route("/", get(|| file("text/html; charset=utf-8", include_str!("ui/index.html"))))
-        .route("/ui.css", get(|| file("text/css; charset=utf-8", include_str!("ui/ui.css"))))
-        .route("/ui.js", get(|| file("text/javascript; charset=utf-8", include_str!("ui/ui.js"))))
+        .route("/", get(async || file("text/html; charset=utf-8", include_str!("ui/index.html"))))
+        .route("/ui.css", get(async || file("text/css; charset=utf-8", include_str!("ui/ui.css"))))
+        .route("/ui.js", get(async || file("text/javascript; charset=utf-8", include_str!("ui/ui.js"))))
 }
 
-async fn file(media: &'static str, body: &'static str) -> Response {
+fn file(media: &'static str, body: &'static str) -> Response {
     ([(header::CONTENT_TYPE, media)], body).into_response()
 }
 

@@ -1,6 +1,6 @@
 //! Makes the stages out of their settings, each once, in the order in which they need one another.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, path::Path};
 
 use daemoneye_bridge::{
     bus::door::DoorError,
@@ -14,12 +14,11 @@ use crate::{
     admin::{self, Admin},
     app::{Addresses, Gateway, grpc, local::Local, reload, views},
     bus::AuthorizedBus,
-    config::Config,
-    identity, ingress,
-    ingress::Ingress,
+    config::{Config, Drain},
+    ingress::{self, Ingress},
     policy::{self, Judge, Policy, PolicyError},
     session::{self, Sessions, Stages, http2::Server},
-    snapshot::{self, Part, Snapshots, Timestamp},
+    snapshot::{BusView, Part, Snapshots, StateView, Timestamp},
     state::{self, State, StateError},
     telemetry::metrics::{Metrics, Vitals},
     tls::Refusals,
@@ -31,6 +30,17 @@ struct Counts {
     session: session::Metrics,
     policy: policy::Metrics,
     state: state::Metrics,
+}
+
+impl Counts {
+    fn register(metrics: &mut Metrics) -> Self {
+        Self {
+            ingress: ingress::Metrics::register(metrics.registry()),
+            session: session::Metrics::register(metrics.registry()),
+            policy: policy::Metrics::register(metrics.registry()),
+            state: state::Metrics::register(metrics.registry()),
+        }
+    }
 }
 
 /// Tasks in the order of their end.
@@ -99,24 +109,20 @@ impl fmt::Display for Summary {
 
 /// Makes and binds every stage; nothing moves yet.
 pub(super) async fn bind(config: Config) -> Result<Gateway, BindError> {
-    let (front, admin_life) = (Lifecycle::new(), Lifecycle::new());
+    let front = Lifecycle::new();
     let mut metrics = Metrics::default();
-    let counts = Counts {
-        ingress: ingress::Metrics::register(metrics.registry()),
-        session: session::Metrics::register(metrics.registry()),
-        policy: policy::Metrics::register(metrics.registry()),
-        state: state::Metrics::register(metrics.registry()),
-    };
+    let counts = Counts::register(&mut metrics);
     let mut tasks = Tasks::default();
 
-    let policy_file = config.policy.file.clone();
-    let judge = Judge::new(Policy::load(&policy_file)?, counts.policy);
-    tasks.endless.push(reload::policy(judge.clone(), policy_file).boxed());
-    let (ingress, refusals) = way_in(config.tcp, config.identity, &counts.ingress, &mut tasks)?;
+    let judge = Judge::new(Policy::load(&config.policy.file)?, counts.policy);
+    tasks.endless.push(reload::policy(judge.clone(), config.policy.file).boxed());
+    let (refusals, refused, keep) = Refusals::open(counts.ingress.tls().clone());
+    tasks.endless.push(keep);
+    let ingress = Ingress::open(config.tcp, config.identity, refusals, &counts.ingress)?;
     let admin = Admin::bind(config.admin).await?;
     let (state, flusher) = State::open(config.state, counts.state)?;
     tasks.back.push(flusher);
-    let (local, carriers) = Local::open(&config.bus, config.in_process, config.unix_socket.clone())?;
+    let (local, carriers) = Local::open(&config.bus, config.in_process, config.unix_socket)?;
     tasks.back.extend(carriers);
 
     let stages = Stages {
@@ -124,56 +130,36 @@ pub(super) async fn bind(config: Config) -> Result<Gateway, BindError> {
         bus: AuthorizedBus::new(local.bus(), config.bus.routes),
         state: state.clone(),
         leash: front.leash(),
-        drain: session::Drain {
-            spread: config.drain.spread,
-            grace: config.drain.grace(),
-            alternatives: config.drain.alternatives.clone(),
-        },
+        drain: leaving(&config.drain),
         metrics: counts.session,
     };
     let http2 = config.session.http2.clone();
     let (sessions, registry) = Sessions::new(config.session, stages);
     tasks.front.push(registry);
     let (routes, reporter) = grpc::add(sessions.routes())?;
-    let bus = local.bus();
-    tasks.front.push(grpc::report(reporter, front.watch(), bus.state(), front.leash()).boxed());
+    tasks.front.push(grpc::report(reporter, front.watch(), local.bus().state(), front.leash()).boxed());
     let last_call = CancellationToken::new();
     let server = Server::new(http2, routes, front.leash(), front.leash().drain_token());
-    let server = server.last_call(last_call.clone());
 
-    let vitals = Vitals { phase: front.watch(), bus: bus.state(), counters: bus.counters() };
-    metrics.vitals(vitals);
-    let (material, follow_material) = ingress.tls().follow();
-    let word = local.word();
-    let (bus_view, follow_bus) = views::mirror(bus.state(), move |state| views::bus(word, state));
-    let (state_view, follow_state) = views::mirror(state.health(), views::state);
-    tasks.endless.extend([follow_material.boxed(), follow_bus.boxed(), follow_state.boxed()]);
+    metrics.vitals(vitals(&front, &local));
+    let (material, follow) = ingress.tls().follow();
+    tasks.endless.push(follow.boxed());
+    let (bus, kept_state) = views(&local, &state, &mut tasks);
     let snapshots = Snapshots {
         phase: front.watch(),
         collectors: sessions.view(),
-        refusals,
-        bus: bus_view,
+        refusals: refused,
+        bus,
         material,
         policy: judge.view(),
-        state: state_view,
-    };
-    let addresses = Addresses {
-        collectors: ingress.local(),
-        admin: admin.address(),
-        probes: admin.probe_address(),
-        bus: match &local {
-            Local::Embedded(_, Some(_)) => Some(config.unix_socket.socket_path),
-            _ => None,
-        },
+        state: kept_state,
     };
     Ok(Gateway {
+        addresses: addresses(&ingress, &admin, &local),
         front,
-        back: Lifecycle::new(),
-        admin_life,
-        addresses,
         drain: config.drain,
         ingress,
-        server,
+        server: server.last_call(last_call.clone()),
         last_call,
         local,
         state,
@@ -184,15 +170,32 @@ pub(super) async fn bind(config: Config) -> Result<Gateway, BindError> {
     })
 }
 
-fn way_in(
-    tcp: ingress::Config,
-    identity: identity::Config,
-    metrics: &ingress::Metrics,
-    tasks: &mut Tasks,
-) -> Result<(Ingress, Part<snapshot::Refusals>), BindError> {
-    let (refusals, shown, keep) = Refusals::open(metrics.tls().clone());
-    tasks.endless.push(keep);
-    Ok((Ingress::open(tcp, identity, refusals, metrics)?, shown))
+/// How sessions are sent away.
+fn leaving(drain: &Drain) -> session::Drain {
+    session::Drain { spread: drain.spread, grace: drain.grace(), alternatives: drain.alternatives.clone() }
+}
+
+fn vitals(front: &Lifecycle, local: &Local) -> Vitals {
+    let bus = local.bus();
+    Vitals { phase: front.watch(), bus: bus.state(), counters: bus.counters() }
+}
+
+/// Parts of the snapshot that are made here, and kept so by tasks.
+fn views(local: &Local, state: &State, tasks: &mut Tasks) -> (Part<BusView>, Part<StateView>) {
+    let word = local.word();
+    let (bus, follow_bus) = views::mirror(local.bus().state(), move |state| views::bus(word, state));
+    let (state, follow_state) = views::mirror(state.health(), views::state);
+    tasks.endless.extend([follow_bus.boxed(), follow_state.boxed()]);
+    (bus, state)
+}
+
+fn addresses(ingress: &Ingress, admin: &Admin, local: &Local) -> Addresses {
+    Addresses {
+        collectors: ingress.local(),
+        admin: admin.address(),
+        probes: admin.probe_address(),
+        bus: local.socket().map(Path::to_owned),
+    }
 }
 
 /// Why the gateway cannot be.

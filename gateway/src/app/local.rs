@@ -1,6 +1,9 @@
 //! The local bus, whichever broker it stands on.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use daemoneye_bridge::{
     bus::{
@@ -18,7 +21,7 @@ use crate::bus;
 /// The local bus, with what belongs to its kind.
 #[derive(Debug)]
 pub(super) enum Local {
-    Embedded(Arc<Embedded>, Option<Door>),
+    Embedded { bus: Arc<Embedded>, door: Option<Door>, socket: Option<PathBuf> },
     Foreign(Arc<Remote>),
 }
 
@@ -32,8 +35,9 @@ impl Local {
         match config.broker {
             Broker::Embedded => {
                 let (bus, tasks) = embedded::open(broker, config.routes.clone());
+                let socket = door.enabled.then(|| door.socket_path.clone());
                 let door = door.enabled.then(|| Door::bind(door, &bus)).transpose()?;
-                Ok((Self::Embedded(bus, door), tasks))
+                Ok((Self::Embedded { bus, door, socket }, tasks))
             }
             Broker::Foreign => {
                 let (bus, tasks) = remote::open(config.foreign.clone());
@@ -45,22 +49,30 @@ impl Local {
     /// The bus itself.
     pub(super) fn bus(&self) -> Arc<dyn Bus> {
         match self {
-            Self::Embedded(bus, _) => Arc::<Embedded>::clone(bus),
+            Self::Embedded { bus, .. } => Arc::<Embedded>::clone(bus),
             Self::Foreign(bus) => Arc::<Remote>::clone(bus),
+        }
+    }
+
+    /// The socket for local clients, if there is one.
+    pub(super) fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Embedded { socket, .. } => socket.as_deref(),
+            Self::Foreign(_) => None,
         }
     }
 
     /// The word for its broker.
     pub(super) const fn word(&self) -> &'static str {
         match self {
-            Self::Embedded(..) => "embedded",
+            Self::Embedded { .. } => "embedded",
             Self::Foreign(_) => "foreign",
         }
     }
 
     /// Lets local clients in. They, and the door, end with the bus.
     pub(super) fn let_in(&mut self, leash: &Leash) {
-        if let Self::Embedded(_, door) = self
+        if let Self::Embedded { door, .. } = self
             && let Some(door) = door.take()
         {
             leash.spawn(door.run(leash.clone()));
@@ -69,7 +81,7 @@ impl Local {
 
     /// Ends the bus as soon as nobody speaks on it. A foreign one ends when nobody holds it.
     pub(super) fn close(self) {
-        if let Self::Embedded(bus, _) = self {
+        if let Self::Embedded { bus, .. } = self {
             bus.close();
         }
     }

@@ -53,10 +53,6 @@ use local::Local;
 pub struct Gateway {
     /// Ingress and sessions; its phase is the gateway's.
     front: Lifecycle,
-    /// Bus, state, reloads.
-    back: Lifecycle,
-    /// The admin listener, which shows the end of all others.
-    admin_life: Lifecycle,
     addresses: Addresses,
     drain: Drain,
     ingress: Ingress,
@@ -145,14 +141,22 @@ impl Gateway {
         stop: impl Future<Output = ()> + Send,
         hurry: impl Future<Output = ()> + Send,
     ) -> Outcome {
-        let Self { front, back, admin_life, drain, ingress, server, last_call, mut local, state, .. } = self;
+        // Bus, state and reloads; the admin listener, which shows the end of all others.
+        let (back, admin_life) = (Lifecycle::new(), Lifecycle::new());
+        let Self { front, drain, ingress, server, last_call, mut local, state, .. } = self;
         let Tasks { front: ours, endless, back: behind } = self.tasks;
         let admin = self.admin.run(admin_life.leash(), self.snapshots, self.exporter);
         admin_life.leash().spawn(admin);
-        behind.into_iter().for_each(|task| back.leash().spawn(task));
-        endless.into_iter().for_each(|task| spawn_endless(&back.leash(), task));
+        for task in behind {
+            back.leash().spawn(task);
+        }
+        for task in endless {
+            spawn_endless(&back.leash(), task);
+        }
         local.let_in(&back.leash());
-        ours.into_iter().for_each(|task| front.leash().spawn(task));
+        for task in ours {
+            front.leash().spawn(task);
+        }
         let accepting = ingress.run(front.leash(), front.leash().drain_token(), move |stream| {
             let server = server.clone();
             async move { converse(&server, stream).await }

@@ -210,8 +210,8 @@ async fn a_stranger_who_says_nothing_does_not_hold_up_the_end() {
 async fn a_second_word_ends_it_at_once() {
     let site = Site::new();
     let mut config = site.config();
-    config.drain.announce = Duration::from_secs(60);
-    config.drain.deadline = Duration::from_secs(120);
+    config.drain.announce = Duration::from_mins(1);
+    config.drain.deadline = Duration::from_mins(2);
     let gateway = Gateway::bind(config).await.unwrap();
     let begun = Instant::now();
     let outcome = gateway.run(async {}, async {}).await;

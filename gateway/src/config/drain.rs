@@ -25,7 +25,7 @@ pub struct Drain {
 impl Drain {
     /// How long a peer may take to leave once it was told.
     #[must_use]
-    pub fn grace(&self) -> Duration {
+    pub const fn grace(&self) -> Duration {
         self.deadline.saturating_sub(self.announce).saturating_sub(self.spread)
     }
 }

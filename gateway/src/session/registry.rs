@@ -134,7 +134,7 @@ impl Registry {
                 }
                 () = policy.changed() => self.ring(Order::Rejudge),
                 _ = clock.tick() => {
-                    self.publish();
+                    self.publish(every);
                     if draining {
                         // Somebody may have been seated while the order went round.
                         self.ring(Order::Drain);
@@ -142,7 +142,7 @@ impl Registry {
                 }
             }
             if draining && self.lock().seats.is_empty() {
-                self.publish();
+                self.publish(every);
                 return;
             }
         }
@@ -154,7 +154,7 @@ impl Registry {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&self, every: Duration) {
         let now = Instant::now();
         let (live, gone): (Vec<_>, Vec<_>) = {
             let table = self.lock();
@@ -163,7 +163,8 @@ impl Registry {
         };
         let mut rows: Vec<_> = live.iter().map(|live| live.row(now)).collect();
         rows.sort_by(|a, b| (&a.peer, &a.session).cmp(&(&b.peer, &b.session)));
-        let picture = Collectors { as_of: Some(Timestamp::now()), live: rows, gone };
+        let interval_ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
+        let picture = Collectors { as_of: Some(Timestamp::now()), interval_ms, live: rows, gone };
         self.0.view.send_replace(Arc::new(picture));
     }
 
