@@ -7,7 +7,7 @@
 use std::{future, io, path::PathBuf, time::Duration};
 
 use daemoneye_bridge::{
-    bus::{Bus, BusName, Port, PortError},
+    bus::{BusName, Port, PortError},
     event::Events,
     leaf::{BuildError, Config, Leaf, health::Views},
     log,
@@ -58,8 +58,8 @@ pub async fn collect(post: Post) -> Result<(), CollectorError> {
     let config = Config::load(&post.config)?;
     log::start(&config.log);
     let leaf = Leaf::build(config).await?;
-    let port = leaf.bus().port(&BusName::parse(&post.name)?).await?;
-    let collector = Collector::new(&post, port, &leaf.views())?;
+    let mouth = leaf.bus().port(&BusName::parse(&post.name)?).await?;
+    let collector = Collector::new(&post, mouth, &leaf.views())?;
     let stop = hung_up();
     let finished = CancellationToken::new();
     let work = async {
@@ -67,7 +67,8 @@ pub async fn collect(post: Post) -> Result<(), CollectorError> {
         finished.cancel();
         worked
     };
-    let (worked, cut) = tokio::join!(work, leaf.run(finished.cancelled(), future::pending()));
+    let leaf = leaf.run(finished.cancelled(), future::pending());
+    let (worked, cut) = tokio::join!(work, leaf);
     worked?;
     if cut > 0 { Err(CollectorError::Cut(cut)) } else { Ok(()) }
 }
@@ -81,13 +82,13 @@ struct Collector {
 }
 
 impl Collector {
-    fn new(post: &Post, port: Port, views: &Views) -> Result<Self, CollectorError> {
+    fn new(of: &Post, port: Port, views: &Views) -> Result<Self, CollectorError> {
         let topic = |sight: Sight| Topic::parse(sight.topic()).map(|topic| (sight, topic));
         Ok(Self {
             port,
             uplink: views.uplink.clone(),
             topics: [topic(Sight::Metadata)?, topic(Sight::Start)?, topic(Sight::Stop)?],
-            report: Report { collector: format!("{}/{}", post.site, post.name), ..Report::default() },
+            report: Report { collector: format!("{}/{}", of.site, of.name), ..Report::default() },
         })
     }
 

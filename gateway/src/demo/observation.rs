@@ -48,7 +48,7 @@ pub(super) struct Heard {
 
 impl Heard {
     /// How long it took; zero if the clock went back meanwhile.
-    pub(super) fn age(&self, now: u64) -> Duration {
+    pub(super) const fn age(&self, now: u64) -> Duration {
         Duration::from_micros(now.saturating_sub(self.timestamp))
     }
 }
