@@ -57,19 +57,21 @@ const FLUSH: Duration = Duration::from_secs(20);
 pub async fn collect(post: Post) -> Result<(), CollectorError> {
     let config = Config::load(&post.config)?;
     log::start(&config.log);
-    let leaf = Leaf::build(config).await?;
-    let mouth = leaf.bus().port(&BusName::parse(&post.name)?).await?;
-    let collector = Collector::new(&post, mouth, &leaf.views())?;
+    work(Leaf::build(config).await?, &post).await
+}
+
+async fn work(leaf: Leaf, of: &Post) -> Result<(), CollectorError> {
+    let mouth = leaf.bus().port(&BusName::parse(&of.name)?).await?;
+    let collector = Collector::new(of, mouth, &leaf.views())?;
     let stop = hung_up();
     let finished = CancellationToken::new();
-    let work = async {
-        let worked = collector.run(&stop).await;
+    let collect = async {
+        let collected = collector.run(&stop).await;
         finished.cancel();
-        worked
+        collected
     };
-    let leaf = leaf.run(finished.cancelled(), future::pending());
-    let (worked, cut) = tokio::join!(work, leaf);
-    worked?;
+    let (collected, cut) = tokio::join!(collect, leaf.run(finished.cancelled(), future::pending()));
+    collected?;
     if cut > 0 { Err(CollectorError::Cut(cut)) } else { Ok(()) }
 }
 

@@ -24,7 +24,7 @@ use crate::demo::{
     screen::{patiently, say},
     table::Table,
     tail::Tail,
-    tally::Tally,
+    tally::{Count, Tally},
 };
 
 /// How long the leaves may take until everything they hold is acknowledged.
@@ -64,7 +64,9 @@ pub async fn run(options: Options) -> Result<Outcome, DemoError> {
         say(format_args!("Certificates, settings and logs are in {}.", folder.path().display()));
     }
     let faults = table.faults();
-    faults.iter().for_each(|fault| say(format_args!("FAILED: {fault}")));
+    for fault in &faults {
+        say(format_args!("FAILED: {fault}"));
+    }
     if faults.is_empty() {
         say("OK: nothing was lost, and who is not allowed was refused.");
     }
@@ -199,7 +201,7 @@ impl Show {
         patiently("the gateway's end", DRAIN + DRAIN, self.gateway.finish(DRAIN)).await??;
         let report = |site: federation::Site| {
             let collector = site.collector();
-            self.latest.get(&collector).cloned().unwrap_or(Report { collector, ..Report::default() })
+            self.latest.get(&collector).cloned().unwrap_or_else(|| Report { collector, ..Report::default() })
         };
         Ok(Table::new(&ALLOWED.map(report), &report(STRANGER), &self.tally))
     }
@@ -230,7 +232,7 @@ impl Show {
         while ALLOWED.iter().any(|site| {
             let collector = site.collector();
             let sent = self.latest.get(&collector).map_or(0, |report| report.sent);
-            self.tally.of(&collector).map_or(0, |count| count.received()) < sent
+            self.tally.of(&collector).map_or(0, Count::received) < sent
         }) {
             if !self.subscription.next(&mut messages, MESSAGES).await {
                 return;
@@ -258,7 +260,9 @@ async fn subscribe(folder: &Folder, leash: &Leash) -> Result<(Arc<remote::Remote
     let config = json!({ "socket_path": folder.socket(), "name": "demo-watch" });
     let config = serde_json::from_value(config).map_err(DemoError::BusSettings)?;
     let (bus, tasks) = remote::open(config);
-    tasks.into_iter().for_each(|task| leash.spawn(task));
+    for task in tasks {
+        leash.spawn(task);
+    }
     let name = BusName::parse("demo").map_err(DemoError::Name)?;
     let patterns = [Pattern::parse("events.process.#").map_err(DemoError::Name)?];
     let subscription = patiently("the bus", ARRIVAL, bus.subscribe(&name, &patterns)).await??;
