@@ -2,7 +2,13 @@
 //!
 //! Exit codes: 0 ended in order; 1 something had to be cut, or could not be had; 2 the configuration is wrong.
 
-use std::{future::Future, path::PathBuf, process::ExitCode, sync::LazyLock, time::Duration};
+use std::{
+    future::{self, Future},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::LazyLock,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 use daemoneye_bridge::{leaf, lifecycle::Signals, log, settings::Chain};
@@ -37,6 +43,9 @@ enum Command {
     Leaf(leaf::Args),
     /// Shows a whole federation on this machine: certificates, gateway, leaves, real processes on the bus.
     Demo(Demo),
+    /// The gateway, for the demo: it ends with its parent.
+    #[command(name = demo::GATEWAY, hide = true)]
+    DemoGateway { config: PathBuf },
     /// A leaf with its collector, for the demo.
     #[command(name = demo::LEAF, hide = true)]
     DemoLeaf { config: PathBuf, site: String, name: String },
@@ -70,7 +79,8 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) if args.check => check(&args),
-        Command::Run(args) => run(&args).await,
+        Command::Run(args) => run(&args.config, future::pending()).await,
+        Command::DemoGateway { config } => run(&config, demo::hung_up().cancelled_owned()).await,
         Command::Leaf(args) => leaf::main(args).await,
         Command::Demo(Demo { time, keep }) => match demo::run(demo::Options { time, keep }).await {
             Ok(demo::Outcome::Whole) => ExitCode::SUCCESS,
@@ -103,9 +113,9 @@ fn check(args: &Run) -> ExitCode {
     }
 }
 
-/// Runs the gateway until it is told to stop.
-async fn run(args: &Run) -> ExitCode {
-    let config = match Config::load(&args.config) {
+/// Runs the gateway until it is told to stop, or `over` ends.
+async fn run(config: &Path, over: impl Future<Output = ()> + Send) -> ExitCode {
+    let config = match Config::load(config) {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
     };
@@ -116,11 +126,13 @@ async fn run(args: &Run) -> ExitCode {
     };
     match Gateway::bind(config).await {
         Ok(gateway) => {
-            if gateway.run(stop, hurry).await.is_clean() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+            let stop = async {
+                tokio::select! {
+                    () = stop => {}
+                    () = over => {}
+                }
+            };
+            if gateway.run(stop, hurry).await.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => fail(code(&error), &error),
     }

@@ -16,7 +16,6 @@ use std::{
 
 use futures_util::{StreamExt, stream::BoxStream};
 use serde::de::DeserializeOwned;
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, Signal, System};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{ChildStdin, ChildStdout, Command},
@@ -86,18 +85,6 @@ impl Child {
         self.stdin = None;
     }
 
-    /// Asks it to end as a service manager would.
-    pub(super) fn terminate(&self) {
-        let Some(pid) = self.pid().map(Pid::from_u32) else { return };
-        let Ok(mut system) = System::new() else { return };
-        let only = ProcessesToUpdate::Some(&[pid]);
-        system.refresh_processes_specifics(only, false, ProcessRefreshKind::nothing());
-        if let Some(process) = system.process(pid) {
-            // If it cannot be signalled it has ended, or `wait` will kill it.
-            process.kill_with(Signal::Term);
-        }
-    }
-
     /// The end of its log.
     fn last_words(&self) -> String {
         const LINES: usize = 5;
@@ -139,7 +126,7 @@ fn open_log(path: &Path) -> io::Result<File> {
 }
 
 /// Is cancelled when standard input ends, which is when the parent wants this process to end, or has itself ended.
-pub(super) fn hung_up() -> CancellationToken {
+pub fn hung_up() -> CancellationToken {
     let token = CancellationToken::new();
     let hung_up = token.clone();
     // A thread of its own, for nothing can end a read of standard input; it ends with the process.

@@ -12,7 +12,7 @@ use tokio::time;
 
 use crate::{
     demo::{
-        LEAF, ask,
+        GATEWAY, LEAF, ask,
         child::{Child, ChildError},
         folder::{Folder, FolderError},
         screen::{TooLong, patiently},
@@ -41,8 +41,20 @@ pub(super) struct Site {
 pub(super) const ALLOWED: [Site; 2] =
     [Site { name: "site-a", leaf: "leaf of site-a" }, Site { name: "site-b", leaf: "leaf of site-b" }];
 
-/// The site that no rule of the policy mentions.
-pub(super) const STRANGER: Site = Site { name: "site-c", leaf: "leaf of site-c" };
+/// The sites that must not get in: one that no rule of the policy mentions, and one whose certificate is of an authority
+/// that the gateway does not know.
+pub(super) const REFUSED: [Site; 2] = [STRANGER, IMPOSTOR];
+
+const STRANGER: Site = Site { name: "site-c", leaf: "leaf of site-c" };
+
+const IMPOSTOR: Site = Site { name: "site-d", leaf: "leaf of site-d" };
+
+impl Site {
+    /// Every one, the allowed first.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        ALLOWED.into_iter().chain(REFUSED)
+    }
+}
 
 impl Site {
     /// Its collector, as `<site>/<name>`.
@@ -79,7 +91,7 @@ impl Addresses {
     }
 }
 
-/// Makes the certificates of all: a root, an authority below it, the gateway and three leaves.
+/// Makes the certificates of all: a root, an authority below it, the gateway and three leaves, and one leaf's of elsewhere.
 pub(super) fn make_certificates(folder: &Folder) -> Result<(), DemoError> {
     let tls = folder.tls();
     let root = Authority::root("Demo root")?;
@@ -87,8 +99,10 @@ pub(super) fn make_certificates(folder: &Folder) -> Result<(), DemoError> {
     pki::write_authority(&tls, "ca", &root)?;
     let gateway = pki::Leaf::server("gateway").dns("localhost").ip(Ipv4Addr::LOCALHOST.into());
     pki::write_certificate(&tls, "gateway", &authority.issue(&gateway)?)?;
-    for site in ALLOWED.into_iter().chain([STRANGER]) {
-        let leaf = authority.issue(&pki::Leaf::collector(TRUST_DOMAIN, site.name, BRIDGE))?;
+    let elsewhere = Authority::root("Another root")?;
+    for site in Site::all() {
+        let issuer = if site == IMPOSTOR { &elsewhere } else { &authority };
+        let leaf = issuer.issue(&pki::Leaf::collector(TRUST_DOMAIN, site.name, BRIDGE))?;
         pki::write_certificate(&tls, site.name, &leaf)?;
     }
     Ok(())
@@ -122,7 +136,7 @@ pub(super) async fn start_gateway(folder: &Folder) -> Result<(Child, Addresses),
             "drain": { "announce": "0s", "spread": "1s", "deadline": "10s" },
         }),
     )?;
-    let args = ["run".as_ref(), "--config".as_ref(), settings.as_os_str()];
+    let args = [GATEWAY.as_ref(), settings.as_os_str()];
     let mut gateway = Child::start("gateway", args, &folder.log("gateway"))?;
     let ready = async {
         while !ask::is_ready(addresses.admin).await {
@@ -151,8 +165,8 @@ pub(super) fn start_leaf(folder: &Folder, site: Site, addresses: Addresses) -> R
             "health": { "enabled": false },
             // Each event keeps the name of the collector that published it.
             "forward": { "patterns": ["events.process.#"], "speak_for": true },
-            // The stranger's will never be sent.
-            "drain": { "deadline": if site == STRANGER { "1s" } else { "10s" } },
+            // What a refused one holds will never be sent.
+            "drain": { "deadline": if REFUSED.contains(&site) { "1s" } else { "10s" } },
             "spool": { "directory": folder.path().join(format!("spool-{}", site.name)) },
         }),
     )?;

@@ -5,6 +5,7 @@
 //!        ├─ leaf site-a      the real one, with a collector that reads this machine's processes
 //!        ├─ leaf site-b      the same
 //!        ├─ leaf site-c      a valid certificate that no rule of the policy lets in
+//!        ├─ leaf site-d      a certificate of an authority that the gateway does not know
 //!        ├─ naps             short-lived processes, so that there is something to see
 //!        └─ (itself)         a bus client on the gateway's socket: counts, and shows a live tail
 //! ```
@@ -12,8 +13,8 @@
 //! Every other process is this program again. What is counted is numbered by the collectors inside the payload, so the
 //! result does not rest on any promise of the parts that are shown.
 //!
-//! Kept true: it succeeds only if every event sent was received, and the disallowed collector was refused; no process and
-//! no file outlives it unless it was asked to keep them.
+//! Kept true: it succeeds only if every event sent was received, and who is not allowed was refused; no process outlives it,
+//! and no file that it was not asked to keep.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -33,6 +34,7 @@ mod table;
 mod tail;
 mod tally;
 
+pub use child::hung_up;
 pub use collector::{CollectorError, Post, collect};
 pub use federation::DemoError;
 pub use naps::NAP;
@@ -56,6 +58,9 @@ pub enum Outcome {
     /// Nothing was lost, and who is not allowed was refused.
     Whole,
 }
+
+/// The hidden subcommand that runs the gateway until it is told to stop or standard input ends.
+pub const GATEWAY: &str = "demo-gateway";
 
 /// The hidden subcommand that runs [`collect`].
 pub const LEAF: &str = "demo-leaf";

@@ -106,6 +106,8 @@ impl Reader {
     /// Looks again. Does file work: some milliseconds for hundreds of processes.
     pub(super) fn read(&mut self) -> Vec<(Sight, Process)> {
         let what = ProcessRefreshKind::nothing()
+            // Threads are no processes.
+            .without_tasks()
             .with_cpu()
             .with_memory()
             .with_cmd(UpdateKind::OnlyIfNotSet)

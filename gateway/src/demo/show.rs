@@ -17,7 +17,7 @@ use tokio::time;
 use crate::demo::{
     Options, Outcome, ask,
     child::{Child, ChildError},
-    federation::{self, ALLOWED, Addresses, DemoError, STRANGER},
+    federation::{self, ALLOWED, Addresses, DemoError, REFUSED, Site},
     folder::Folder,
     naps::Naps,
     report::Report,
@@ -86,6 +86,8 @@ struct Show {
     /// Keeps the subscription's connection.
     _bus: Arc<remote::Remote>,
     tally: Tally,
+    /// Refusals that were already told.
+    told: usize,
     tail: Tail,
     naps: Naps,
 }
@@ -106,11 +108,13 @@ impl Show {
         say(format_args!("  bus           {} (BUS/RT, events/process/#)", folder.socket().display()));
         let (bus, subscription) = subscribe(folder, leash).await?;
         let mut leaves = Vec::new();
-        for site in ALLOWED.into_iter().chain([STRANGER]) {
+        for site in Site::all() {
             leaves.push(federation::start_leaf(folder, site, addresses)?);
         }
         let pids: Vec<String> = leaves.iter().filter_map(Child::pid).map(|pid| pid.to_string()).collect();
-        say(format_args!("  leaves        of {}, pids {}\n", sites().join(", "), pids.join(", ")));
+        let names: Vec<&str> = Site::all().map(|site| site.name).collect();
+        say(format_args!("  leaves        of {}, pids {}", names.join(", "), pids.join(", ")));
+        say("  not allowed   site-c (no rule of the policy), site-d (another authority's certificate)\n");
         Ok(Self {
             gateway,
             addresses,
@@ -120,6 +124,7 @@ impl Show {
             subscription,
             _bus: bus,
             tally: Tally::default(),
+            told: 0,
             tail: Tail::new(),
             naps: Naps::new(folder.path()).map_err(DemoError::Naps)?,
         })
@@ -168,22 +173,25 @@ impl Show {
         }
     }
 
-    /// Keeps a report; tells when the stranger is refused for the first time.
+    /// Keeps a report; tells when somebody is refused for the first time.
     async fn note(&mut self, report: Report) {
         let known = self.latest.get(&report.collector).is_some_and(|known| known.refused.is_some());
-        let refused = report.refused.clone().filter(|_| !known);
-        let who = report.collector.clone();
-        self.latest.insert(who.clone(), report);
-        let Some(reason) = refused else { return };
-        say(format_args!("  {who:<18} was refused: {reason}"));
-        // The newest is the one, unless it is not yet told; then there is nothing to add.
-        let told = ask::refusals(self.addresses.admin).await.unwrap_or_default();
-        if let Some(refusal) = told.first() {
-            say(format_args!(
-                "  {:<18} says why ({}, {}): {} {}",
-                "the gateway", refusal.stage, refusal.reason, refusal.detail, refusal.hint
-            ));
+        if let Some(reason) = report.refused.as_ref().filter(|_| !known) {
+            say(format_args!("  {} is refused: {reason}", report.collector));
+            self.tell_refusals().await;
         }
+        self.latest.insert(report.collector.clone(), report);
+    }
+
+    /// Tells what the gateway says of those whom it turned away, each once.
+    async fn tell_refusals(&mut self) {
+        // Newest first; the API has them a moment later than who was refused.
+        let refusals = ask::refusals(self.addresses.admin).await.unwrap_or_default();
+        for refusal in refusals.iter().rev().skip(self.told) {
+            let ask::Refusal { stage, reason, detail, hint } = refusal;
+            say(format_args!("  the gateway says why: {stage}, {reason}: {detail}\n    {hint}"));
+        }
+        self.told = self.told.max(refusals.len());
     }
 
     /// Stops producers first, then leaves, then the gateway, so that nothing is on its way when it is counted.
@@ -196,14 +204,15 @@ impl Show {
         }
         // What does not come will be counted as lost.
         let _late = patiently("the last events", ARRIVAL, self.arrive()).await;
+        self.tell_refusals().await;
         say("The gateway drains.");
-        self.gateway.terminate();
+        self.gateway.hang_up();
         patiently("the gateway's end", DRAIN + DRAIN, self.gateway.finish(DRAIN)).await??;
-        let report = |site: federation::Site| {
+        let report = |site: Site| {
             let collector = site.collector();
             self.latest.get(&collector).cloned().unwrap_or_else(|| Report { collector, ..Report::default() })
         };
-        Ok(Table::new(&ALLOWED.map(report), &report(STRANGER), &self.tally))
+        Ok(Table::new(&ALLOWED.map(report), &REFUSED.map(report), &self.tally))
     }
 
     /// Counts on until the last leaf has told its last.
@@ -244,10 +253,6 @@ impl Show {
 
 /// Messages taken at once.
 const MESSAGES: usize = 256;
-
-fn sites() -> Vec<&'static str> {
-    ALLOWED.into_iter().chain([STRANGER]).map(|site| site.name).collect()
-}
 
 /// Waits until a process ends that should not.
 async fn any_end(gateway: &mut Child, leaves: &mut [Child]) -> ChildError {

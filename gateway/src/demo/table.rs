@@ -48,18 +48,21 @@ pub(super) struct Table {
     rows: Vec<Row>,
     /// Messages that no collector of the demo can have sent.
     strange: u64,
-    /// Whether the disallowed collector was refused.
-    refused: bool,
-    /// How many of its events were heard.
+    /// Who was not refused, though he should have been.
+    admitted: Vec<String>,
+    /// How many events were heard of those who are not allowed.
     smuggled: u64,
 }
 
 impl Table {
     /// Sets the last reports of the collectors against what was heard of them.
-    pub(super) fn new(reports: &[Report], stranger: &Report, tally: &Tally) -> Self {
+    pub(super) fn new(reports: &[Report], refused: &[Report], tally: &Tally) -> Self {
         let rows = reports.iter().map(|report| Row::new(report, tally.of(&report.collector))).collect();
-        let smuggled = tally.of(&stranger.collector).map_or(0, Count::received);
-        Self { rows, strange: tally.strange, refused: stranger.refused.is_some(), smuggled }
+        let smuggled =
+            refused.iter().filter_map(|report| tally.of(&report.collector)).map(Count::received).sum();
+        let admitted = refused.iter().filter(|report| report.refused.is_none());
+        let admitted = admitted.map(|report| report.collector.clone()).collect();
+        Self { rows, strange: tally.strange, admitted, smuggled }
     }
 
     /// What keeps the demo from being a success, one sentence each.
@@ -90,10 +93,10 @@ impl Table {
             faults.push(format!("{} messages came from nobody of the demo", self.strange));
         }
         if self.smuggled > 0 {
-            faults.push(format!("{} events of the collector that is not allowed were heard", self.smuggled));
+            faults.push(format!("{} events of who is not allowed were heard", self.smuggled));
         }
-        if !self.refused {
-            faults.push("the collector that is not allowed was not refused".to_owned());
+        for who in &self.admitted {
+            faults.push(format!("{who} is not allowed, and was not refused"));
         }
         faults
     }
@@ -145,7 +148,7 @@ mod tests {
     fn table(sent: u64, acked: u64, received: u64) -> Table {
         let mut row = Row::new(&report(sent, acked), None);
         row.received = received;
-        Table { rows: vec![row], strange: 0, refused: true, smuggled: 0 }
+        Table { rows: vec![row], strange: 0, admitted: Vec::new(), smuggled: 0 }
     }
 
     #[test]
@@ -155,7 +158,7 @@ mod tests {
         assert_eq!(table(7, 6, 7).faults(), ["1 of site-a/procmond's events were not acknowledged"]);
         assert_eq!(table(7, 7, 8).faults(), ["1 events of site-a/procmond were made up"]);
         assert_eq!(table(0, 0, 0).faults(), ["site-a/procmond has sent nothing"]);
-        let unrefused = Table { refused: false, smuggled: 1, ..table(7, 7, 7) };
+        let unrefused = Table { admitted: vec!["site-c/x".to_owned()], smuggled: 1, ..table(7, 7, 7) };
         assert_eq!(unrefused.faults().len(), 2);
     }
 

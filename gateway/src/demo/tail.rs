@@ -1,30 +1,30 @@
 //! The live tail: a few lines a second of what arrives, whatever the rate.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use daemoneye_bridge::bus::Message;
 use tokio::time::Instant;
 
 use crate::demo::observation::Heard;
 
-/// Chooses which messages are shown. Starts and stops are shown before samples.
+/// Chooses which messages are shown.
 #[derive(Debug)]
 pub(super) struct Tail {
     second: Instant,
-    lines: u32,
-    samples: u32,
+    /// Lines of this second: by topic, how many.
+    shown: Vec<(Arc<str>, u32)>,
 }
 
-/// Most lines a second.
-const LINES: u32 = 4;
-
-/// Most of them that show a sample.
+/// Most lines a second that show a sample.
 const SAMPLES: u32 = 1;
+
+/// Most lines a second of any other topic.
+const CHANGES: u32 = 2;
 
 impl Tail {
     /// Begins.
     pub(super) fn new() -> Self {
-        Self { second: Instant::now(), lines: 0, samples: 0 }
+        Self { second: Instant::now(), shown: Vec::new() }
     }
 
     /// The line that shows a message, if it is one of the few.
@@ -32,12 +32,12 @@ impl Tail {
         if self.second.elapsed() >= Duration::from_secs(1) {
             *self = Self::new();
         }
-        let sample = message.topic.ends_with("/metadata");
-        if self.lines == LINES || (sample && self.samples == SAMPLES) {
-            return None;
+        let most = if message.topic.ends_with("/metadata") { SAMPLES } else { CHANGES };
+        match self.shown.iter_mut().find(|(topic, _)| *topic == message.topic) {
+            Some((_, count)) if *count == most => return None,
+            Some((_, count)) => *count += 1,
+            None => self.shown.push((Arc::clone(&message.topic), 1)),
         }
-        self.lines += 1;
-        self.samples += u32::from(sample);
         // The name of a process is whatever it says: it must not move the cursor.
         let name: String = heard.name.chars().filter(|c| !c.is_control()).take(32).collect();
         let topic = message.topic.replace('/', ".");
@@ -64,9 +64,9 @@ mod tests {
             |topic| (0..100).filter_map(|_| tail.line(&message(topic), &heard)).collect::<Vec<_>>();
         assert_eq!(shown("events/process/metadata").len(), 1);
         let starts = shown("events/process/start");
-        assert_eq!(starts.len(), 3);
+        assert_eq!(starts.len(), 2);
         assert!(starts[0].ends_with("a[2Jb") && starts[0].contains("events.process.start"));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(shown("events/process/start").len(), 4);
+        assert_eq!(shown("events/process/start").len(), 2);
     }
 }
