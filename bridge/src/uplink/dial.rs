@@ -4,6 +4,7 @@
 //! Every step has a deadline.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -13,6 +14,7 @@ use daemoneye_proto::{MAX_MESSAGE, v1::federation_client::FederationClient};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::{
+    io::AsyncBufReadExt,
     net::{TcpStream, lookup_host},
     time,
 };
@@ -75,8 +77,8 @@ impl Dialler {
         let mut tls = Some(TokioIo::new(Box::new(tls)));
         // Handed out once: a connection that is lost is dialled anew by us, with a new resolution and new material.
         let connector = tower::service_fn(move |_uri| {
-            let taken = tls.take().ok_or(std::io::ErrorKind::NotConnected);
-            std::future::ready(taken.map_err(std::io::Error::from))
+            let taken = tls.take().ok_or(io::ErrorKind::NotConnected);
+            std::future::ready(taken.map_err(io::Error::from))
         });
         let channel = nursery.beside(endpoint.connect_with_connector(connector)).await;
         let channel = channel.map_err(|source| Failure::of_transport(gateway, source))?;
@@ -95,10 +97,11 @@ impl Dialler {
         let name = ServerName::try_from(gateway.host().to_owned())
             .expect("a gateway's host was checked when it was read");
         let handshake = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await;
-        let stream = handshake.map_err(|source| Failure::of_handshake(gateway, source))?;
+        let mut stream = handshake.map_err(|source| Failure::of_handshake(gateway, source))?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(Failure::Protocol { gateway: gateway.clone(), what: "it does not speak HTTP/2" });
         }
+        hear_verdict(&mut stream).await.map_err(|source| Failure::of_handshake(gateway, source))?;
         Ok(stream)
     }
 
@@ -110,6 +113,19 @@ impl Dialler {
     ) -> Result<T, Failure> {
         let late = |_| Failure::TimedOut { gateway: gateway.clone(), doing, patience: self.patience };
         time::timeout(self.patience, step).await.map_err(late)?
+    }
+}
+
+/// Waits for the gateway's first bytes: its HTTP/2 settings, or the alert that refuses this end's certificate.
+///
+/// With TLS 1.3 the handshake is over at this end before the gateway has judged it. Had something been sent meanwhile, the
+/// gateway's system would answer it with a reset, and the alert be lost with all else that was not read yet.
+async fn hear_verdict(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+    match time::timeout(VERDICT, stream.fill_buf()).await {
+        Ok(Ok([])) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(Err(error)) => Err(error),
+        // A server may as well wait for the client's first word.
+        Ok(Ok(_)) | Err(_) => Ok(()),
     }
 }
 
@@ -129,6 +145,9 @@ fn endpoint(gateway: &Gateway, cradle: Cradle) -> Result<Endpoint, Failure> {
 
 /// What is spoken on the connection.
 pub(super) const ALPN: &[u8] = b"h2";
+
+/// How long a gateway that says nothing is waited for.
+const VERDICT: Duration = Duration::from_secs(2);
 
 /// A name with more addresses is no gateway's.
 const MAX_ADDRESSES: usize = 8;
