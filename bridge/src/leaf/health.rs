@@ -90,44 +90,32 @@ fn upward(status: &uplink::Status) -> String {
 async fn metrics(State(views): State<Views>) -> impl IntoResponse {
     let mut page = Page(String::new());
     let stats = views.spool.borrow().clone();
-    page.classes("spool_events", "gauge", "Events that wait for their acknowledgement.", &stats, |class| {
-        class.events
+    page.classes("spool_events", "Events that wait for their acknowledgement.", &stats, |class| class.events);
+    page.classes("spool_bytes", "Bytes on disk.", &stats, |class| class.bytes);
+    page.classes("spool_appended_total", "Events appended.", &stats, |class| class.appended);
+    page.classes("spool_evicted_total", "Events dropped because the spool was full.", &stats, |class| {
+        class.evicted
     });
-    page.classes("spool_bytes", "gauge", "Bytes on disk.", &stats, |class| class.bytes);
-    page.classes("spool_appended_total", "counter", "Events appended.", &stats, |class| class.appended);
-    page.classes(
-        "spool_evicted_total",
-        "counter",
-        "Events dropped because the spool was full.",
-        &stats,
-        |class| class.evicted,
-    );
-    page.classes("spool_corrupt_total", "counter", "Events found damaged or gone.", &stats, |class| {
-        class.corrupt
-    });
-    page.classes("spool_rejected_total", "counter", "Events the gateway rejected.", &stats, |class| {
-        class.rejected
-    });
+    page.classes("spool_corrupt_total", "Events found damaged or gone.", &stats, |class| class.corrupt);
+    page.classes("spool_rejected_total", "Events the gateway rejected.", &stats, |class| class.rejected);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    page.classes("spool_oldest_age_seconds", "gauge", "Age of the oldest waiting event.", &stats, |class| {
+    page.classes("spool_oldest_age_seconds", "Age of the oldest waiting event.", &stats, |class| {
         class.oldest.map_or(0, |oldest| now.saturating_sub(oldest / 1_000_000_000))
     });
-    page.one("spool_max_bytes", "gauge", "The bound of the spool.", stats.max_bytes);
+    page.one("spool_max_bytes", "The bound of the spool.", stats.max_bytes);
     page.one(
         "intake_heard_total",
-        "counter",
         "Messages heard on the local bus.",
         views.intake.heard.load(Ordering::Relaxed),
     );
     page.one(
         "intake_unfit_total",
-        "counter",
         "Messages that cannot cross the federation.",
         views.intake.unfit.load(Ordering::Relaxed),
     );
     let uplink = views.uplink.borrow().clone();
-    page.one("uplink_up", "gauge", "Whether a gateway is there.", u64::from(uplink.link.is_up()));
-    page.one("uplink_in_flight_events", "gauge", "Events sent and not yet acknowledged.", uplink.in_flight);
+    page.one("uplink_up", "Whether a gateway is there.", u64::from(uplink.link.is_up()));
+    page.one("uplink_in_flight_events", "Events sent and not yet acknowledged.", uplink.in_flight);
     for (name, meaning, value) in [
         ("sent", "Events sent, those sent again included.", uplink.sent),
         ("acked", "Events acknowledged; rejected ones are among them.", uplink.acked),
@@ -135,10 +123,10 @@ async fn metrics(State(views): State<Views>) -> impl IntoResponse {
         ("gaps", "Ranges reported as lost.", uplink.gaps),
         ("sessions", "Sessions that were welcomed.", uplink.sessions),
     ] {
-        page.one(&format!("uplink_{name}_total"), "counter", meaning, value);
+        page.one(&format!("uplink_{name}_total"), meaning, value);
     }
     for (name, meaning, value) in views.bus_counters.all() {
-        page.one(&format!("bus_{name}_total"), "counter", meaning, value);
+        page.one(&format!("bus_{name}_total"), meaning, value);
     }
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], page.0)
 }
@@ -147,20 +135,13 @@ async fn metrics(State(views): State<Views>) -> impl IntoResponse {
 struct Page(String);
 
 impl Page {
-    fn one(&mut self, name: &str, kind: &str, meaning: &str, value: u64) {
-        self.head(name, kind, meaning);
+    fn one(&mut self, name: &str, meaning: &str, value: u64) {
+        self.head(name, kind(name), meaning);
         let _infallible = writeln!(self.0, "daemoneye_bridge_{name} {value}");
     }
 
-    fn classes(
-        &mut self,
-        name: &str,
-        kind: &str,
-        meaning: &str,
-        stats: &Stats,
-        of: impl Fn(&ClassStats) -> u64,
-    ) {
-        self.head(name, kind, meaning);
+    fn classes(&mut self, name: &str, meaning: &str, stats: &Stats, of: impl Fn(&ClassStats) -> u64) {
+        self.head(name, kind(name), meaning);
         for class in &stats.classes {
             let _infallible =
                 writeln!(self.0, "daemoneye_bridge_{name}{{class=\"{}\"}} {}", class.class, of(class));
@@ -173,4 +154,9 @@ impl Page {
             "# HELP daemoneye_bridge_{name} {meaning}\n# TYPE daemoneye_bridge_{name} {kind}"
         );
     }
+}
+
+/// A counter's name says that it is one.
+fn kind(name: &str) -> &'static str {
+    if name.ends_with("_total") { "counter" } else { "gauge" }
 }

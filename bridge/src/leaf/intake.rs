@@ -7,6 +7,7 @@
 //! Kept true: a message that was confirmed is in the spool, or was counted as unfit for the federation.
 
 use std::{
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -57,8 +58,10 @@ pub async fn run(mut subscription: Subscription, spool: Spool, naming: Naming, c
     while subscription.next(&mut messages, MOST).await {
         counts.heard.fetch_add(messages.len() as u64, Ordering::Relaxed);
         let now = now();
-        let records: Vec<Record> =
-            messages.drain(..).filter_map(|message| names.record(message, now, &counts)).collect();
+        let records: Vec<Record> = mem::take(&mut messages)
+            .into_iter()
+            .filter_map(|message| names.record(message, now, &counts))
+            .collect();
         keep(&spool, records).await;
         subscription.taken();
     }

@@ -98,7 +98,9 @@ impl Leaf {
         let (spool, owner) = Spool::open(config.spool)?;
         life.leash().spawn(owner);
         let (uplink, tasks) = Uplink::open(config.uplink, spool.clone())?;
-        tasks.into_iter().for_each(|task| spawn(&life.leash(), task));
+        for task in tasks {
+            spawn(&life.leash(), task);
+        }
         let local = open_bus(config.bus, &middle.leash())?;
         let health = match config.health {
             None => None,
@@ -186,8 +188,9 @@ impl Leaf {
         let deadline = Instant::now() + drain;
         // Shared, because each step asks again for what may have ended long ago.
         let hurry = hurry.shared();
-        let mut cut = front.drain(drain / FRONT_SHARE, hurry.clone()).await;
+        // The door ends with the bus, after what it owes to its clients.
         local.close();
+        let mut cut = front.drain(drain / FRONT_SHARE, hurry.clone()).await;
         cut += middle.drain(drain / FRONT_SHARE, hurry.clone()).await;
         let patience = deadline.saturating_duration_since(Instant::now());
         uplink.finish(patience.saturating_sub(drain / BACK_SHARE));
@@ -227,7 +230,9 @@ fn open_bus(config: Bus, leash: &Leash) -> Result<Local, BuildError> {
             (Local::Foreign(bus), tasks)
         }
     };
-    tasks.into_iter().for_each(|task| leash.spawn(task));
+    for task in tasks {
+        leash.spawn(task);
+    }
     Ok(local)
 }
 

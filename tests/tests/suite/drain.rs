@@ -95,3 +95,27 @@ async fn a_peer_that_has_stopped_reading_does_not_delay_the_end() {
     assert!(begun.elapsed() <= Duration::from_millis(8500), "took {:?}", begun.elapsed());
     drop(session);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leaf_that_is_told_to_stop_ends_well_whether_or_not_its_gateway_is_there() {
+    let mut world = world(QUICK);
+    world.start().await;
+    let engine = Engine::attach(&world.socket());
+    let mut leaf = world.leaf("site-a", "leaf-1", "[drain]\ndeadline = \"5s\"\n");
+    leaf.start().await;
+    let producer = Producer::attach(&leaf.socket, "procmond-1", "events/process/start", None);
+    eventually("events flow", || engine.frames() > 2000).await;
+    leaf.program().terminate();
+    let begun = Instant::now();
+    let status = leaf.program().ended(Duration::from_secs(6)).await;
+    println!("leaf ended in {:?}", begun.elapsed());
+    assert!(status.success(), "{status}: {}", leaf.program().log());
+
+    world.kill();
+    leaf.start().await;
+    let before = producer.confirmed();
+    eventually("the leaf takes events", || producer.confirmed() > before + 100).await;
+    leaf.program().terminate();
+    let status = leaf.program().ended(Duration::from_secs(6)).await;
+    assert!(status.success(), "{status}: {}", leaf.program().log());
+}
