@@ -85,22 +85,21 @@ impl DeadLetters {
             return Ok(());
         }
         let stream = self.shared.views.of(class).borrow().stream;
-        let mut lines = Vec::new();
+        let (mut lines, mut next) = (Vec::new(), Vec::new());
         for (seq, code, reason) in rejected {
             let event = self.find(class, *seq)?;
-            let before = lines.len();
             let mut letter = letter(class, stream, (*seq, *code, reason), event);
-            line(&letter, &mut lines)?;
-            if (lines.len() - before) as u64 > half {
+            line(&letter, &mut next)?;
+            if next.len() as u64 > half {
                 // Too large to be kept: say at least that it was.
-                lines.truncate(before);
                 letter.event = None;
-                line(&letter, &mut lines)?;
+                line(&letter, &mut next)?;
             }
-            if lines.len() >= PIECE.min(usize::try_from(half).unwrap_or(PIECE)) {
+            if lines.len() + next.len() > PIECE || (lines.len() + next.len()) as u64 > half {
                 self.write(&lines, half)?;
                 lines.clear();
             }
+            lines.append(&mut next);
         }
         self.write(&lines, half)
     }
@@ -168,6 +167,7 @@ fn letter(
 }
 
 fn line(letter: &Letter<'_>, into: &mut Vec<u8>) -> io::Result<()> {
+    into.clear();
     serde_json::to_writer(&mut *into, letter)?;
     into.push(b'\n');
     Ok(())

@@ -95,6 +95,41 @@ async fn a_hole_in_a_middle_segment_is_told_exactly_and_counted_once() {
 }
 
 #[tokio::test]
+async fn damage_loses_no_more_than_the_blocks_it_touches_wherever_reads_begin_and_end() {
+    let directory = tempfile::tempdir().unwrap();
+    // Segments of several windows, so that damage lies across their borders too.
+    let config =
+        |directory: &Path| Config { max_bytes: 64 << 20, segment_bytes: 1 << 20, ..small(directory) };
+    let open = Open::with(config(directory.path())).unwrap();
+    open.fill(T, 12_000, 8).await;
+    open.close().await;
+    let path = &segments(directory.path(), T)[0];
+    let intact = fs::read(path).unwrap();
+    assert!(intact.len() > 1 << 20);
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 0..30 {
+        let copy = killed(directory.path());
+        let mut bytes = intact.clone();
+        let (length, count) = (random.usize(1..20), 12);
+        for n in 0..count {
+            // Near the borders of windows as often as anywhere.
+            let at = if n % 2 == 0 {
+                (n / 2 + 1) % 4 * (256 << 10) + random.usize(0..200)
+            } else {
+                random.usize(64..bytes.len())
+            };
+            let end = (at + length).min(bytes.len());
+            bytes[at..end].fill(random.u8(..));
+        }
+        fs::write(copy.path().join(path.file_name().unwrap()), bytes).unwrap();
+        let open = Open::with(config(copy.path())).unwrap();
+        let lost: u64 = open.gaps(T).await.iter().map(|(first, last, _)| last - first + 1).sum();
+        assert!((1..=count as u64 * 16).contains(&lost), "round {round}: {lost} lost");
+        open.close().await;
+    }
+}
+
+#[tokio::test]
 async fn segments_that_are_gone_empty_or_foreign_are_gaps() {
     let directory = filled(600, 5).await;
     let paths = segments(directory.path(), T);
