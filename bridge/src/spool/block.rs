@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Little endian. The crc of the head covers all of it but itself, the marker included, so a damaged head loses the block
-//! and a damaged payload loses one event. The marker is random and of one segment: whoever crafts a payload cannot know
-//! it, so what looks like a block after damage is one.
+//! and a damaged payload loses one event. The marker is random and of this spool: whoever crafts a payload cannot know it,
+//! so what looks like a block after damage is one.
 
 use bytes::Bytes;
 use crc32fast::Hasher;

@@ -16,7 +16,7 @@ use crate::{
         block::Block,
         handle::{Shared, View},
         recover::UNREADABLE,
-        segment::{self, WINDOW, Walk},
+        segment::{WINDOW, Walk},
     },
     topic::Topic,
 };
@@ -129,7 +129,7 @@ impl Cursor {
             return Ok(true);
         }
         self.open = None;
-        match Walk::open(&self.shared.config.directory, self.class, first) {
+        match Walk::open(&self.shared.place, self.class, first) {
             Ok(walk) => {
                 self.open = Some(Open { first, walk });
                 Ok(true)
@@ -147,7 +147,7 @@ impl Cursor {
             Err(error) => {
                 self.unread += 1;
                 if self.unread >= ATTEMPTS {
-                    let path = segment::path(&self.shared.config.directory, self.class, open.first);
+                    let path = self.shared.place.path(self.class, open.first);
                     tracing::error!(file = %path.display(), %error, "part of a spool segment is unreadable");
                     open.walk.skip(UNREADABLE);
                     self.unread = 0;

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::{
     event::{Class, Seq, StreamId},
-    spool::{Config, Reader, Record, Stats, StreamState, block::MAX_COLLECTOR, owner::Owner},
+    spool::{Config, Reader, Record, Stats, StreamState, block::MAX_COLLECTOR, owner::Owner, segment::Place},
 };
 
 /// The queue on disk. Cheap to clone; when the last clone is dropped, or [`Self::close`] is called, its owner ends.
@@ -36,6 +36,7 @@ impl fmt::Debug for Spool {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Config,
+    pub(super) place: Arc<Place>,
     /// Settled numbers, one a class: written by [`Spool::ack`] at once, so that an ack waits for no disk.
     pub(super) acked: PerClass<AtomicU64>,
     /// Events lost to damage, counted by readers.

@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, File},
     io::Write as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -17,14 +17,14 @@ use tokio::sync::watch;
 use crate::{
     event::{Class, Seq, StreamId},
     spool::{
-        Record, Sync,
+        ClassStats, Record, Sync,
         age::{self, Ages},
         block::{self, Marker},
         folder,
         handle::{SpoolError, View},
         meta::Kept,
         recover::{self, Recovered},
-        segment::{self, Header},
+        segment::{Header, Place},
     },
 };
 
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Lane {
     class: Class,
-    directory: PathBuf,
+    place: Arc<Place>,
     shape: Shape,
     stream: StreamId,
     /// Number of the next event.
@@ -51,8 +51,8 @@ pub(super) struct Lane {
     ages: Ages,
     view: watch::Sender<View>,
     /// Events appended, and those that went because the spool was full, since it was opened.
-    pub(super) appended: u64,
-    pub(super) evictions: u64,
+    appended: u64,
+    evictions: u64,
 }
 
 /// How segments are written.
@@ -109,13 +109,13 @@ pub(super) struct Stretch {
 impl Lane {
     /// Opens the log of `class` from the segments `found`, and repairs its end. Returns also how far it is settled.
     pub(super) fn open(
-        directory: &Path,
+        place: &Arc<Place>,
         class: Class,
         shape: Shape,
         found: BTreeMap<Seq, u64>,
         kept: Option<Kept>,
     ) -> Result<(Self, Seq), SpoolError> {
-        let Recovered { kept, segments, active, ages } = recover::recover(directory, class, found, kept)?;
+        let Recovered { kept, segments, active, ages } = recover::recover(place, class, found, kept)?;
         let tail = segments.back().copied();
         let listed: Arc<[Seq]> = segments.iter().map(|segment| segment.first).collect();
         let view = View {
@@ -128,7 +128,7 @@ impl Lane {
         };
         let lane = Self {
             class,
-            directory: directory.to_owned(),
+            place: Arc::clone(place),
             shape,
             stream: kept.stream,
             next: kept.next,
@@ -161,11 +161,20 @@ impl Lane {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// How many events wait for their acknowledgement, and when the oldest of them happened.
-    pub(super) fn waiting(&mut self, acked: Seq) -> (u64, Option<u64>) {
+    /// What it can tell of itself.
+    pub(super) fn stats(&mut self, acked: Seq) -> ClassStats {
         let settled = acked.max(self.evicted);
         let events = self.committed.next.saturating_sub(settled + 1);
-        (events, if events == 0 { None } else { self.ages.of(settled + 1) })
+        ClassStats {
+            class: self.class,
+            events,
+            bytes: self.bytes(),
+            oldest: if events == 0 { None } else { self.ages.of(settled + 1) },
+            appended: self.appended,
+            evicted: self.evictions,
+            corrupt: 0,
+            rejected: 0,
+        }
     }
 
     /// Encodes into `buffer` as many of `records` as are written at once, for [`Self::write`].
@@ -180,7 +189,7 @@ impl Lane {
         let (header, marker, room) = if let Some(active) = &self.active {
             (None, active.marker, self.shape.segment_bytes - tail_bytes)
         } else {
-            let header = Header::new(self.class, self.next, time);
+            let header = Header { class: self.class, first: self.next, time, marker: self.place.marker };
             buffer.extend_from_slice(&header.encode());
             (Some(header), header.marker, self.shape.segment_bytes)
         };
@@ -209,7 +218,7 @@ impl Lane {
     }
 
     fn begin_segment(&mut self, header: &Header, buffer: &[u8]) -> Result<(), SpoolError> {
-        let path = segment::path(&self.directory, self.class, header.first);
+        let path = self.place.path(self.class, header.first);
         // A file of this name can only be one that could not be removed and holds nothing that counts. Appending matters:
         // after a write that was taken back, the next one must begin at the new end.
         if path.try_exists().map_err(SpoolError::io("examine", &path))? {
@@ -236,7 +245,7 @@ impl Lane {
             return Err(SpoolError::Closed);
         };
         if let Err(error) = active.file.write_all(buffer) {
-            let path = segment::path(&self.directory, self.class, tail.first);
+            let path = self.place.path(self.class, tail.first);
             if active.file.set_len(tail.bytes).is_err() {
                 // What stands behind the end is bounded by the segment that comes next.
                 self.active = None;
@@ -258,7 +267,7 @@ impl Lane {
 
     /// Brings to the disk what was written since the last commit.
     pub(super) fn sync(&self) -> Result<(), SpoolError> {
-        let failed = || SpoolError::io("flush to disk the segments in", &self.directory);
+        let failed = || SpoolError::io("flush to disk the segments in", &self.place.directory);
         for file in &self.unsynced {
             file.sync_data().map_err(failed())?;
         }
@@ -266,7 +275,7 @@ impl Lane {
             active.file.sync_data().map_err(failed())?;
         }
         if self.created {
-            folder::sync(&self.directory).map_err(failed())?;
+            folder::sync(&self.place.directory).map_err(failed())?;
         }
         Ok(())
     }
@@ -286,13 +295,13 @@ impl Lane {
         let taken_back = self.next.saturating_sub(self.committed.next);
         while let Some(tail) = self.segments.pop_back_if(|tail| tail.first >= self.committed.next) {
             self.active = None;
-            folder::remove(&segment::path(&self.directory, self.class, tail.first));
+            folder::remove(&self.place.path(self.class, tail.first));
         }
         if let (Some(tail), Some(committed)) = (self.segments.back_mut(), self.committed.tail)
             && tail.first == committed.first
             && tail.bytes > committed.bytes
         {
-            let path = segment::path(&self.directory, self.class, tail.first);
+            let path = self.place.path(self.class, tail.first);
             // Not the open file: it may have been left, and after a flush that failed it is not to be trusted.
             self.active = None;
             match File::options().write(true).open(&path).and_then(|file| file.set_len(committed.bytes)) {
@@ -323,7 +332,7 @@ impl Lane {
         }
         let last = self.segments.front().map_or(self.next, |front| front.first) - 1;
         self.spend(last, acked);
-        Some(segment::path(&self.directory, self.class, oldest.first))
+        Some(self.place.path(self.class, oldest.first))
     }
 
     /// Numbers events that find no room, not even that of older ones: they are evicted as they come.
@@ -355,7 +364,7 @@ impl Lane {
                 break;
             }
             self.segments.pop_front();
-            removed.push(segment::path(&self.directory, self.class, front.first));
+            removed.push(self.place.path(self.class, front.first));
         }
         removed
     }

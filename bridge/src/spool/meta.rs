@@ -13,6 +13,7 @@ use std::{
 use crate::{
     event::{Class, Seq, StreamId},
     spool::{
+        block::Marker,
         fields::Fields,
         folder,
         handle::{PerClass, SpoolError, VERSION},
@@ -44,6 +45,8 @@ pub(super) struct Meta {
     file: File,
     path: PathBuf,
     generation: u64,
+    /// What blocks of this spool begin with.
+    pub(super) marker: Marker,
 }
 
 /// Name of the file in the folder.
@@ -51,7 +54,7 @@ const NAME: &str = "streams.meta";
 
 const MAGIC: &[u8; 8] = b"DEstream";
 
-/// Bytes of a slot: magic 8, version 4, generation 8, two classes of stream 16 and three numbers, zeros, crc 4. Magic,
+/// Bytes of a slot: magic 8, version 4, generation 8, marker 8, two classes of stream 16 and three numbers, zeros, crc 4. Magic,
 /// version, size and the place of the crc are the same in all versions.
 const SLOT: usize = 512;
 
@@ -59,10 +62,13 @@ const SLOT: usize = 512;
 const STRIDE: u64 = 4096;
 
 impl Meta {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it; then `marker` says what blocks begin with.
     ///
     /// Returns what it holds; nothing if it is new, or damaged in both slots, which is logged.
-    pub(super) fn open(directory: &Path) -> Result<(Self, Option<PerClass<Kept>>), SpoolError> {
+    pub(super) fn open(
+        directory: &Path,
+        marker: impl FnOnce() -> Marker,
+    ) -> Result<(Self, Option<PerClass<Kept>>), SpoolError> {
         let path = directory.join(NAME);
         let failed = || SpoolError::io("open", &path);
         let fresh = !path.try_exists().map_err(failed())?;
@@ -72,21 +78,21 @@ impl Meta {
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed())?;
         let mut bytes = Vec::new();
         (&mut file).take(2 * STRIDE).read_to_end(&mut bytes).map_err(SpoolError::io("read", &path))?;
-        let mut best: Option<(u64, PerClass<Kept>)> = None;
+        let mut best: Option<State> = None;
         for slot in bytes.chunks(usize::try_from(STRIDE).unwrap_or(SLOT)) {
             match decode(slot) {
                 Slot::Version(found) => return Err(SpoolError::Version { path, found }),
-                Slot::Kept(generation, kept) if best.is_none_or(|(newest, _)| newest < generation) => {
-                    best = Some((generation, kept));
+                Slot::State(state) if best.is_none_or(|best| best.generation < state.generation) => {
+                    best = Some(state);
                 }
-                Slot::Kept(..) | Slot::Damaged => {}
+                Slot::State(_) | Slot::Damaged => {}
             }
         }
         if best.is_none() && !fresh {
             tracing::error!(file = %path.display(), "streams of the spool were unreadable: new ones begin");
         }
-        let generation = best.map_or(0, |(generation, _)| generation);
-        Ok((Self { file, path, generation }, best.map(|(_, kept)| kept)))
+        let (generation, marker) = best.map_or_else(|| (0, marker()), |best| (best.generation, best.marker));
+        Ok((Self { file, path, generation, marker }, best.map(|best| best.kept)))
     }
 
     /// Writes down `kept`, over the older slot.
@@ -95,7 +101,9 @@ impl Meta {
         let written = self
             .file
             .seek(SeekFrom::Start(generation % 2 * STRIDE))
-            .and_then(|_| self.file.write_all(&encode(generation, kept)))
+            .and_then(|_| {
+                self.file.write_all(&State { generation, marker: self.marker, kept: *kept }.encode())
+            })
             .and_then(|()| if durable == Durable::Yes { self.file.sync_data() } else { Ok(()) });
         written.map_err(SpoolError::io("write", &self.path))?;
         self.generation = generation;
@@ -113,20 +121,39 @@ fn create(directory: &Path, path: &Path) -> io::Result<()> {
     folder::sync(directory)
 }
 
-fn encode(generation: u64, kept: &PerClass<Kept>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(SLOT);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&generation.to_le_bytes());
-    for class in Class::ALL {
-        let Kept { stream, acked, next, evicted } = kept.of(class);
-        bytes.extend_from_slice(stream.as_bytes());
-        for seq in [acked, next, evicted] {
-            bytes.extend_from_slice(&seq.to_le_bytes());
+/// What a slot holds.
+#[derive(Clone, Copy)]
+struct State {
+    generation: u64,
+    marker: Marker,
+    kept: PerClass<Kept>,
+}
+
+impl State {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(SLOT);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.generation.to_le_bytes());
+        bytes.extend_from_slice(&self.marker);
+        for class in Class::ALL {
+            let Kept { stream, acked, next, evicted } = self.kept.of(class);
+            bytes.extend_from_slice(stream.as_bytes());
+            for seq in [acked, next, evicted] {
+                bytes.extend_from_slice(&seq.to_le_bytes());
+            }
         }
+        bytes.resize(SLOT - 4, 0);
+        seal(bytes)
     }
-    bytes.resize(SLOT - 4, 0);
-    seal(bytes)
+
+    fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        let generation = u64::from_le_bytes(fields.take()?);
+        let marker = fields.take()?;
+        let critical = decode_kept(fields)?;
+        let telemetry = decode_kept(fields)?;
+        Some(Self { generation, marker, kept: PerClass { critical, telemetry } })
+    }
 }
 
 fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -138,7 +165,7 @@ fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
 /// What a slot turned out to be.
 enum Slot {
     Damaged,
-    Kept(u64, PerClass<Kept>),
+    State(State),
     Version(u32),
 }
 
@@ -152,16 +179,9 @@ fn decode(slot: &[u8]) -> Slot {
     })();
     match decoded {
         None => Slot::Damaged,
-        Some(VERSION) => decode_classes(&mut fields).unwrap_or(Slot::Damaged),
+        Some(VERSION) => State::decode(&mut fields).map_or(Slot::Damaged, Slot::State),
         Some(other) => Slot::Version(other),
     }
-}
-
-fn decode_classes(fields: &mut Fields<'_>) -> Option<Slot> {
-    let generation = u64::from_le_bytes(fields.take()?);
-    let critical = decode_kept(fields)?;
-    let telemetry = decode_kept(fields)?;
-    Some(Slot::Kept(generation, PerClass { critical, telemetry }))
 }
 
 fn decode_kept(fields: &mut Fields<'_>) -> Option<Kept> {
@@ -182,13 +202,13 @@ mod tests {
     }
 
     fn load(directory: &Path) -> Option<PerClass<Kept>> {
-        Meta::open(directory).unwrap().1
+        Meta::open(directory, || [7; 8]).unwrap().1
     }
 
     #[test]
     fn the_newest_intact_slot_counts() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut meta, none) = Meta::open(directory.path()).unwrap();
+        let (mut meta, none) = Meta::open(directory.path(), || [7; 8]).unwrap();
         assert!(none.is_none());
         let (older, newer) = (kept(5), kept(6));
         meta.save(&older, Durable::No).unwrap();
@@ -209,7 +229,7 @@ mod tests {
     #[test]
     fn another_version_is_refused_and_not_overwritten() {
         let directory = tempfile::tempdir().unwrap();
-        Meta::open(directory.path()).unwrap().0.save(&kept(5), Durable::No).unwrap();
+        Meta::open(directory.path(), || [7; 8]).unwrap().0.save(&kept(5), Durable::No).unwrap();
         let path = directory.path().join(NAME);
         let mut bytes = std::fs::read(&path).unwrap();
         let slot = usize::try_from(STRIDE).unwrap();
@@ -217,7 +237,7 @@ mod tests {
         let sealed = seal(bytes[slot..slot + SLOT - 4].to_vec());
         bytes[slot..slot + SLOT].copy_from_slice(&sealed);
         std::fs::write(&path, &bytes).unwrap();
-        let refused = Meta::open(directory.path()).unwrap_err();
+        let refused = Meta::open(directory.path(), || [7; 8]).unwrap_err();
         assert!(matches!(refused, SpoolError::Version { found: 9, .. }), "{refused}");
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
     }

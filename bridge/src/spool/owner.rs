@@ -29,6 +29,7 @@ use crate::{
         lane::{Lane, Shape},
         meta::{Durable, Meta},
         round::{self, Round},
+        segment::{self, Place},
     },
 };
 
@@ -75,11 +76,12 @@ impl Owner {
     ) -> Result<Self, SpoolError> {
         let lock = folder::take(&config.directory)?;
         let mut found = folder::segments(&config.directory)?;
-        let (meta, kept) = Meta::open(&config.directory)?;
+        let (meta, kept) = Meta::open(&config.directory, || segment::find_marker(&config.directory, &found))?;
+        let place = Arc::new(Place { directory: config.directory.clone(), marker: meta.marker });
         let shape = Shape { segment_bytes: config.segment_bytes, sync: config.sync };
         let mut lane = |class| {
             let found = std::mem::take(found.of_mut(class));
-            Lane::open(&config.directory, class, shape, found, kept.map(|kept| *kept.of(class)))
+            Lane::open(&place, class, shape, found, kept.map(|kept| *kept.of(class)))
         };
         let ((critical, critical_acked), (telemetry, telemetry_acked)) =
             (lane(Class::Critical)?, lane(Class::Telemetry)?);
@@ -94,6 +96,7 @@ impl Owner {
             stats: stats.subscribe(),
             budget: Arc::new(Semaphore::new(BUDGET as usize)),
             config,
+            place,
         });
         let mut owner = Self {
             dead_letters: DeadLetters::new(Arc::clone(&shared)),
@@ -142,6 +145,8 @@ impl Owner {
         self.finish();
         let Self { inbox, lanes, meta, lock, .. } = self;
         // The inbox last: who sees it closed may open the spool again.
+        // Not by dropping it alone: a child process on its way to its program would hold it a moment longer.
+        let _unlocked = lock.unlock();
         drop((lanes, meta, lock));
         drop(inbox);
     }
@@ -366,17 +371,10 @@ impl Owner {
 
     fn class_stats(&mut self, class: Class) -> ClassStats {
         let acked = self.acked(class);
-        let lane = self.lanes.of_mut(class);
-        let (events, oldest) = lane.waiting(acked);
         ClassStats {
-            class,
-            events,
-            bytes: lane.bytes(),
-            oldest,
-            appended: lane.appended,
-            evicted: lane.evictions,
             corrupt: self.shared.corrupt.of(class).load(Ordering::Acquire),
             rejected: *self.rejected.of(class),
+            ..self.lanes.of_mut(class).stats(acked)
         }
     }
 }

@@ -5,7 +5,6 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::File,
-    path::Path,
 };
 
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
         handle::SpoolError,
         lane::{Active, Segment},
         meta::Kept,
-        segment::{self, Read, Walk},
+        segment::{Place, Read, Walk},
     },
 };
 
@@ -35,7 +34,7 @@ pub(super) const UNREADABLE: u64 = 64 * 1024;
 
 /// Puts in order what was found of `class`.
 pub(super) fn recover(
-    directory: &Path,
+    place: &Place,
     class: Class,
     mut found: BTreeMap<Seq, u64>,
     kept: Option<Kept>,
@@ -48,14 +47,14 @@ pub(super) fn recover(
     let mut active = None;
     if let Some((first, bytes)) = found.pop_last() {
         kept.next = kept.next.max(first);
-        let tail = Tail::examine(directory, class, first, bytes)?;
-        if let Some(bytes) = tail.repair(directory, class)? {
+        let tail = Tail::examine(place, class, first, bytes)?;
+        if let Some(bytes) = tail.repair(place, class)? {
             kept.next = kept.next.max(tail.end);
-            active = tail.reopen(directory, class)?;
+            active = tail.reopen(place, class)?;
             found.insert(first, bytes);
         }
     }
-    let (segments, ages) = list(directory, class, &found, &kept)?;
+    let (segments, ages) = list(place, class, &found, &kept)?;
     if segments.is_empty() {
         active = None;
     }
@@ -64,7 +63,7 @@ pub(super) fn recover(
 
 /// Lists the segments that still count, and removes those that do not.
 fn list(
-    directory: &Path,
+    place: &Place,
     class: Class,
     found: &BTreeMap<Seq, u64>,
     kept: &Kept,
@@ -74,13 +73,13 @@ fn list(
     let settled = kept.acked.max(kept.evicted);
     let ends = found.keys().skip(1).copied().chain([kept.next]);
     for ((&first, &bytes), end) in found.iter().zip(ends) {
-        let path = segment::path(directory, class, first);
+        let path = place.path(class, first);
         // The last one stays, to be written on.
         if end <= settled + 1 && end != kept.next {
             folder::remove(&path);
             continue;
         }
-        match Walk::open(directory, class, first).map_err(SpoolError::io("open", &path))?.header {
+        match Walk::open(place, class, first).map_err(SpoolError::io("open", &path))?.header {
             Read::Header(header) => ages.note(first, header.time),
             Read::Damaged => tracing::error!(file = %path.display(), "header of a spool segment is damaged"),
             Read::Version(found) => return Err(SpoolError::Version { path, found }),
@@ -105,9 +104,9 @@ struct Tail {
 }
 
 impl Tail {
-    fn examine(directory: &Path, class: Class, first: Seq, bytes: u64) -> Result<Self, SpoolError> {
-        let path = segment::path(directory, class, first);
-        let mut walk = Walk::open(directory, class, first).map_err(SpoolError::io("open", &path))?;
+    fn examine(place: &Place, class: Class, first: Seq, bytes: u64) -> Result<Self, SpoolError> {
+        let path = place.path(class, first);
+        let mut walk = Walk::open(place, class, first).map_err(SpoolError::io("open", &path))?;
         let mut tail = Self { first, bytes, header: walk.header, end: first, intact: 0, unreadable: false };
         if let Read::Version(found) = walk.header {
             return Err(SpoolError::Version { path, found });
@@ -132,8 +131,8 @@ impl Tail {
     }
 
     /// Cuts off what was being written when the process died. Returns the size, or `None` if nothing was left.
-    fn repair(&self, directory: &Path, class: Class) -> Result<Option<u64>, SpoolError> {
-        let path = segment::path(directory, class, self.first);
+    fn repair(&self, place: &Place, class: Class) -> Result<Option<u64>, SpoolError> {
+        let path = place.path(class, self.first);
         if self.unreadable || self.intact == self.bytes {
             return Ok(Some(self.bytes));
         }
@@ -149,12 +148,12 @@ impl Tail {
     }
 
     /// Opens it to be written on; not where its header is damaged or its end could not be read.
-    fn reopen(&self, directory: &Path, class: Class) -> Result<Option<Active>, SpoolError> {
+    fn reopen(&self, place: &Place, class: Class) -> Result<Option<Active>, SpoolError> {
         let Read::Header(header) = self.header else { return Ok(None) };
         if self.unreadable {
             return Ok(None);
         }
-        let path = segment::path(directory, class, self.first);
+        let path = place.path(class, self.first);
         let file =
             File::options().append(true).open(&path).map_err(SpoolError::io("open for writing", &path))?;
         Ok(Some(Active { file, marker: header.marker }))

@@ -2,9 +2,10 @@
 //!
 //! The header is 64 bytes: magic 8, version 4, class 1, 0 3, first number 8, time of the first event 8, marker 8, 0 20, crc
 //! of all that 4. The name repeats class and first number, so that a folder listing is an index. A header that is damaged
-//! costs nothing else: the first block still shows the marker.
+//! costs nothing else: the marker of the spool is known from elsewhere.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use crate::{
     spool::{
         block::{Block, Marker, Parsed},
         fields::Fields,
-        handle::VERSION,
+        handle::{PerClass, VERSION},
     },
 };
 
@@ -30,9 +31,32 @@ pub(super) const WINDOW: usize = 256 * 1024;
 
 const MAGIC: &[u8; 8] = b"DEspool\n";
 
-/// Where the segment of `class` that begins with `first` lies.
-pub(super) fn path(directory: &Path, class: Class, first: Seq) -> PathBuf {
-    directory.join(format!("{class}-{first:020}.seg"))
+/// Where segments lie, and what their blocks begin with.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) directory: PathBuf,
+    /// Of new segments; an older one may have another in its header.
+    pub(super) marker: Marker,
+}
+
+impl Place {
+    /// The file of the segment of `class` that begins with `first`.
+    pub(super) fn path(&self, class: Class, first: Seq) -> PathBuf {
+        self.directory.join(format!("{class}-{first:020}.seg"))
+    }
+}
+
+/// The marker of the segments that were found, or, if none tells, a new one that nobody who writes payloads can know.
+pub(super) fn find_marker(directory: &Path, found: &PerClass<BTreeMap<Seq, u64>>) -> Marker {
+    let (high, low) = Uuid::new_v4().as_u64_pair();
+    let place = Place { directory: directory.to_owned(), marker: (high ^ low).to_le_bytes() };
+    let all =
+        Class::ALL.into_iter().flat_map(|class| found.of(class).keys().map(move |first| (class, *first)));
+    let mut told = all.filter_map(|(class, first)| match Walk::open(&place, class, first).ok()?.header {
+        Read::Header(header) => Some(header.marker),
+        Read::Damaged | Read::Version(_) => None,
+    });
+    told.next().unwrap_or(place.marker)
 }
 
 /// Reads class and first number off a file's name, if it is a segment's.
@@ -55,12 +79,6 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header of a new segment, with a marker that nobody who writes payloads can know.
-    pub(super) fn new(class: Class, first: Seq, time: u64) -> Self {
-        let (high, low) = Uuid::new_v4().as_u64_pair();
-        Self { class, first, time, marker: (high ^ low).to_le_bytes() }
-    }
-
     pub(super) fn encode(&self) -> [u8; HEADER] {
         let mut bytes = Vec::with_capacity(HEADER);
         bytes.extend_from_slice(MAGIC);
@@ -131,12 +149,12 @@ pub(super) struct Walk {
 
 impl Walk {
     /// Opens the segment of `class` that begins with `first`.
-    pub(super) fn open(directory: &Path, class: Class, first: Seq) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).open(path(directory, class, first))?;
+    pub(super) fn open(place: &Place, class: Class, first: Seq) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).open(place.path(class, first))?;
         let mut walk =
             Self { file, header: Read::Damaged, marker: None, window: Bytes::new(), base: 0, at: 0 };
-        let front = walk.read(0, HEADER + size_of::<Marker>())?;
-        let header = Header::decode(front.get(..HEADER).unwrap_or_default());
+        let front = walk.read(0, HEADER)?;
+        let header = Header::decode(&front);
         // A file that was renamed would give its events other numbers.
         walk.header = match header {
             Read::Header(header) if header.class != class || header.first != first => Read::Damaged,
@@ -144,7 +162,7 @@ impl Walk {
         };
         walk.marker = match header {
             Read::Header(header) => Some(header.marker),
-            Read::Damaged => front.get(HEADER..).and_then(|bytes| bytes.try_into().ok()),
+            Read::Damaged => Some(place.marker),
             Read::Version(_) => None,
         };
         walk.base = HEADER as u64;

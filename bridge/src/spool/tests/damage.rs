@@ -95,6 +95,33 @@ async fn a_hole_in_a_middle_segment_is_told_exactly_and_counted_once() {
 }
 
 #[tokio::test]
+async fn a_segment_is_read_without_its_beginning() {
+    let directory = filled(600, 5).await;
+    let paths = segments(directory.path(), T);
+    let named = |copy: &TempDir, n: usize| copy.path().join(paths[n].file_name().unwrap());
+    // The first sector of every segment but one, and then what is kept of the streams as well.
+    for streams in [true, false] {
+        let copy = killed(directory.path());
+        for n in 1..paths.len() {
+            let mut bytes = fs::read(named(&copy, n)).unwrap();
+            bytes[..512].fill(0);
+            fs::write(named(&copy, n), bytes).unwrap();
+        }
+        if !streams {
+            fs::remove_file(copy.path().join("streams.meta")).unwrap();
+        }
+        let open = Open::at(copy.path());
+        let gaps = open.gaps(T).await;
+        assert_eq!(
+            gaps.iter().map(|gap| gap.0).collect::<Vec<_>>(),
+            paths[1..].iter().map(|path| first_of(path)).collect::<Vec<_>>()
+        );
+        assert!(gaps.iter().all(|(first, last, _)| last - first < 10), "{gaps:?}");
+        open.close().await;
+    }
+}
+
+#[tokio::test]
 async fn damage_loses_no_more_than_the_blocks_it_touches_wherever_reads_begin_and_end() {
     let directory = tempfile::tempdir().unwrap();
     // Segments of several windows, so that damage lies across their borders too.
