@@ -45,6 +45,8 @@ pub enum RefusalReason {
     NoCertificate,
     /// The certificate names nobody.
     NoIdentity,
+    /// No role of the policy matches the peer.
+    NoRole,
     /// What was sent is not TLS.
     NotTls,
     /// The key of the certificate was not proven to be held.
@@ -67,7 +69,7 @@ pub enum RefusalReason {
 
 impl RefusalReason {
     /// Every reason, for metrics that begin at zero.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Aborted,
         Self::AmbiguousIdentity,
         Self::AnchorExpired,
@@ -86,6 +88,7 @@ impl RefusalReason {
         Self::NameConstraint,
         Self::NoCertificate,
         Self::NoIdentity,
+        Self::NoRole,
         Self::NotTls,
         Self::PossessionNotProven,
         Self::TimedOut,
@@ -119,6 +122,7 @@ impl RefusalReason {
             Self::NameConstraint => "name_constraint",
             Self::NoCertificate => "no_certificate",
             Self::NoIdentity => "no_identity",
+            Self::NoRole => "no_role",
             Self::NotTls => "not_tls",
             Self::PossessionNotProven => "possession_not_proven",
             Self::TimedOut => "timed_out",
@@ -171,6 +175,7 @@ impl RefusalReason {
             Self::NoIdentity => {
                 "issue a certificate with a SPIFFE URI or DNS name of a form listed in [identity]"
             }
+            Self::NoRole => "add a role whose match fits this peer to the policy, or leave it outside",
             Self::NotTls => {
                 "something that speaks no TLS connected: a scanner, a load balancer's health check, or a client without TLS"
             }

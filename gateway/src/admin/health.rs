@@ -131,7 +131,7 @@ fn tls(snapshots: &Snapshots, now: SystemTime) -> Finding {
         }
     }
     material.refused.as_ref().map_or_else(
-        || Finding::healthy(format!("{} certificates loaded", material.certificates.len())),
+        || Finding::healthy(format!("certificates loaded: {}", material.certificates.len())),
         |trouble| Finding::trouble(Word::Degraded, "the last reload was refused", trouble),
     )
 }
@@ -141,7 +141,7 @@ fn policy(snapshots: &Snapshots) -> Finding {
     match (&policy.refused, policy.loaded) {
         (Some(trouble), _) => Finding::trouble(Word::Degraded, "the last reload was refused", trouble),
         (None, None) => Finding::unknown("no policy is loaded yet".to_owned()),
-        (None, Some(_)) => Finding::healthy(format!("{} roles in force", policy.roles.len())),
+        (None, Some(_)) => Finding::healthy(format!("roles in force: {}", policy.roles.len())),
     }
 }
 
@@ -158,7 +158,7 @@ fn sessions(snapshots: &Snapshots, phase: Phase) -> Finding {
     let amiss: Vec<_> = collectors.live.iter().filter(|live| live.status != Word::Healthy).collect();
     // A sick collector does not make the gateway sick beyond "degraded".
     amiss.iter().min_by_key(|live| live.last_heard).map_or_else(
-        || Finding::healthy(format!("{} sessions", collectors.live.len())),
+        || Finding::healthy(format!("sessions: {}", collectors.live.len())),
         |silent| {
             let (amiss, all) = (amiss.len(), collectors.live.len());
             let message = format!("{amiss} of {all} sessions amiss; longest silent is {}", silent.peer);

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Admin},
-    app::{Addresses, Gateway, grpc, local::Local, reload, views},
+    app::{Addresses, Gateway, Reception, grpc, local::Local, reload, views},
     bus::AuthorizedBus,
     config::{Config, Drain},
     ingress::{self, Ingress},
@@ -118,7 +118,7 @@ pub(super) async fn bind(config: Config) -> Result<Gateway, BindError> {
     tasks.endless.push(reload::policy(judge.clone(), config.policy.file).boxed());
     let (refusals, refused, keep) = Refusals::open(counts.ingress.tls().clone());
     tasks.endless.push(keep);
-    let ingress = Ingress::open(config.tcp, config.identity, refusals, &counts.ingress)?;
+    let ingress = Ingress::open(config.tcp, config.identity, refusals.clone(), &counts.ingress)?;
     let admin = Admin::bind(config.admin).await?;
     let (state, flusher) = State::open(config.state, counts.state)?;
     tasks.back.push(flusher);
@@ -159,7 +159,7 @@ pub(super) async fn bind(config: Config) -> Result<Gateway, BindError> {
         front,
         drain: config.drain,
         ingress,
-        server: server.last_call(last_call.clone()),
+        reception: Reception { server: server.last_call(last_call.clone()), judge, refusals },
         last_call,
         local,
         state,

@@ -25,10 +25,12 @@ use crate::{
     admin::Admin,
     config::{Config, Drain},
     ingress::{Ingress, PeerStream},
+    policy::Judge,
     session::http2::Server,
     snapshot::Snapshots,
     state::State,
     telemetry::metrics::Exporter,
+    tls::{Refusal, Refusals},
 };
 
 mod build;
@@ -56,7 +58,7 @@ pub struct Gateway {
     addresses: Addresses,
     drain: Drain,
     ingress: Ingress,
-    server: Server,
+    reception: Reception,
     /// Cuts who is still here when patience ends.
     last_call: CancellationToken,
     local: Local,
@@ -143,7 +145,7 @@ impl Gateway {
     ) -> Outcome {
         // Bus, state and reloads; the admin listener, which shows the end of all others.
         let (back, admin_life) = (Lifecycle::new(), Lifecycle::new());
-        let Self { front, drain, ingress, server, last_call, mut local, state, .. } = self;
+        let Self { front, drain, ingress, reception, last_call, mut local, state, .. } = self;
         let Tasks { front: ours, endless, back: behind } = self.tasks;
         let admin = self.admin.run(admin_life.leash(), self.snapshots, self.exporter);
         admin_life.leash().spawn(admin);
@@ -157,10 +159,8 @@ impl Gateway {
         for task in ours {
             front.leash().spawn(task);
         }
-        let accepting = ingress.run(front.leash(), front.leash().drain_token(), move |stream| {
-            let server = server.clone();
-            async move { converse(&server, stream).await }
-        });
+        let receive = move |stream| reception.clone().receive(stream);
+        let accepting = ingress.run(front.leash(), front.leash().drain_token(), receive);
         front.leash().spawn(accepting);
         front.advance(Phase::Serving);
         tell(&self.addresses);
@@ -217,10 +217,24 @@ async fn leave(
     }
 }
 
-/// Serves one peer to its end.
-async fn converse(server: &Server, stream: PeerStream) {
-    let (peer, remote) = (stream.peer().clone(), stream.remote());
-    server.serve(stream, peer, remote).await;
+/// What a connection needs once it is admitted. Cheap to clone.
+#[derive(Clone, Debug)]
+struct Reception {
+    server: Server,
+    judge: Judge,
+    refusals: Refusals,
+}
+
+impl Reception {
+    /// Serves one peer to its end.
+    async fn receive(self, stream: PeerStream) {
+        let (peer, remote) = (stream.peer().clone(), stream.remote());
+        if !self.judge.knows(&peer) {
+            // It is served all the same: each of its calls is answered with why it may not be made.
+            self.refusals.offer(Refusal::without_role(peer.id(), peer.certificate(), remote));
+        }
+        self.server.serve(stream, peer, remote).await;
+    }
 }
 
 /// Writes the last marks.

@@ -272,3 +272,29 @@ async fn a_client_without_a_certificate_is_refused_and_shown() {
     time::timeout(PATIENCE, shown).await.unwrap();
     assert!(gateway.stop().await.0.is_clean());
 }
+
+#[tokio::test]
+async fn a_peer_without_a_role_is_shown_with_what_it_proved() {
+    let site = Site::new();
+    let policy =
+        "[[role]]\nname = \"b\"\nmatch = { identity = \"*\", site = \"site-b\" }\npublish = [\"events.#\"]\n";
+    fs::write(site.path("policy.toml"), policy).unwrap();
+    let gateway = site.run().await;
+    // Health is for everybody with a name.
+    let mut client = site.dial(gateway.addresses.collectors).await;
+    client.check(HealthCheckRequest::default()).await.unwrap();
+    let shown = async {
+        loop {
+            let answer = gateway.get("/api/v1/refusals").await;
+            if answer.contains("\"total\":1") {
+                break answer;
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let shown = time::timeout(PATIENCE, shown).await.unwrap();
+    for told in ["\"no_role\"", "site-a/procmond-1", "\"possession_proven\":true", "\"spki_sha256\":\""] {
+        assert!(shown.contains(told), "{shown}");
+    }
+    assert!(gateway.stop().await.0.is_clean());
+}

@@ -140,6 +140,13 @@ impl Judge {
         self.view.subscribe()
     }
 
+    /// Whether some role matches `peer` now.
+    #[must_use]
+    pub fn knows(&self, peer: &VerifiedPeer) -> bool {
+        let current = self.current.borrow();
+        Rights::of(peer.id(), &current.policy.roles, current.number, &self.metrics).is_ok()
+    }
+
     /// What `peer` may do now.
     ///
     /// # Errors

@@ -149,7 +149,7 @@ impl Progress {
             RefusalReason::Crowded => Stage::Listener,
             _ => Stage::Tls,
         };
-        Refusal { stage, reason, detail, remote, recorder: self.recorder }
+        Refusal { stage, reason, detail, remote, recorder: self.recorder, proven: None }
     }
 
     fn reason(&self, failure: &Failure) -> RefusalReason {
@@ -204,6 +204,6 @@ impl Secured {
     #[must_use]
     pub fn refuse(&self, stage: Stage, reason: RefusalReason) -> Refusal {
         let recorder = self.recorder.clone();
-        Refusal { stage, reason, detail: reason.to_string(), remote: self.remote, recorder }
+        Refusal { stage, reason, detail: reason.to_string(), remote: self.remote, recorder, proven: None }
     }
 }

@@ -29,6 +29,8 @@ pub enum Stage {
     Identity,
     /// There was no room.
     Listener,
+    /// It has a name that may do nothing here.
+    Policy,
     /// The handshake failed.
     Tls,
 }
@@ -40,6 +42,7 @@ impl Stage {
         match self {
             Self::Identity => "identity",
             Self::Listener => "listener",
+            Self::Policy => "policy",
             Self::Tls => "tls",
         }
     }
@@ -58,6 +61,27 @@ pub struct Refusal {
     pub remote: SocketAddr,
     /// What it presented.
     pub recorder: Option<Arc<Recorder>>,
+    /// The certificate that it proved to hold, if the handshake is long over.
+    pub proven: Option<Certificate>,
+}
+
+impl Refusal {
+    /// A peer that was admitted, and may do nothing.
+    #[must_use]
+    pub fn without_role(
+        peer: &impl std::fmt::Display,
+        certificate: &Certificate,
+        remote: SocketAddr,
+    ) -> Self {
+        Self {
+            stage: Stage::Policy,
+            reason: RefusalReason::NoRole,
+            detail: format!("no role matches {peer}"),
+            remote,
+            recorder: None,
+            proven: Some(certificate.clone()),
+        }
+    }
 }
 
 /// Takes refusals down. Cheap to clone.
@@ -78,7 +102,9 @@ impl Refusals {
 
     /// Takes one down without waiting; in a flood it is only counted.
     pub fn offer(&self, refusal: Refusal) {
-        self.metrics.refused(refusal.reason);
+        if refusal.stage != Stage::Policy {
+            self.metrics.refused(refusal.reason);
+        }
         tracing::debug!(
             remote = %refusal.remote,
             stage = refusal.stage.as_str(),
@@ -122,7 +148,7 @@ async fn keep(mut refusals: mpsc::Receiver<Refusal>, publish: watch::Sender<Arc<
 struct Key {
     reason: RefusalReason,
     network: IpAddr,
-    /// The leaf as presented; whatever it says, it is the same certificate.
+    /// The leaf as presented, or its key's hash; whatever it says, it is the same certificate.
     leaf: Option<Vec<u8>>,
 }
 
@@ -152,6 +178,7 @@ impl Book {
         let leaf =
             refusal.recorder.as_ref().and_then(|recorder| recorder.presented()?.chain.first().cloned());
         let leaf = leaf.map(|leaf| leaf.iter().copied().take(LEAF_KEY).collect());
+        let leaf = leaf.or_else(|| Some(refusal.proven.as_ref()?.spki_sha256().to_vec()));
         let key = Key { reason: refusal.reason, network: network(refusal.remote.ip()), leaf };
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.seen = self.total;
@@ -202,6 +229,7 @@ fn describe(refusal: &Refusal, now: Timestamp) -> snapshot::Refusal {
         let role = if certificate.is_authority() { "ca" } else { "client" };
         snapshot::Certificate::of(role, &certificate)
     });
+    let proven = refusal.proven.as_ref().map(|certificate| snapshot::Certificate::of("client", certificate));
     snapshot::Refusal {
         first: now,
         last: now,
@@ -212,12 +240,12 @@ fn describe(refusal: &Refusal, now: Timestamp) -> snapshot::Refusal {
         detail: bounded(&refusal.detail),
         hint: refusal.reason.hint().to_owned(),
         possession_proven: possession(refusal),
-        chain: chain.collect(),
+        chain: chain.chain(proven).collect(),
     }
 }
 
 fn possession(refusal: &Refusal) -> bool {
-    refusal.recorder.as_ref().is_some_and(|recorder| recorder.possession_proven())
+    refusal.proven.is_some() || refusal.recorder.as_ref().is_some_and(|recorder| recorder.possession_proven())
 }
 
 fn bounded(text: &str) -> String {
@@ -244,7 +272,7 @@ mod tests {
 
     fn refusal(reason: RefusalReason, address: [u8; 4]) -> Refusal {
         let remote = SocketAddr::from((address, 4711));
-        Refusal { stage: Stage::Tls, reason, detail: "x".repeat(1000), remote, recorder: None }
+        Refusal { stage: Stage::Tls, reason, detail: "x".repeat(1000), remote, recorder: None, proven: None }
     }
 
     #[test]
