@@ -156,9 +156,10 @@ impl Collector {
 
     fn tell(&mut self) -> Result<(), CollectorError> {
         let status = self.uplink.borrow().clone();
+        self.report.joined = status.sessions > 0;
         self.report.acked = status.acked.saturating_sub(status.rejected);
         // Before it was ever let in, a trouble that will not go away by itself is a refusal.
-        let refusal = status.last_error.filter(|trouble| trouble.lasting && status.sessions == 0);
+        let refusal = status.last_error.filter(|trouble| trouble.lasting && !self.report.joined);
         if let Some(trouble) = refusal {
             self.report.refused = Some(trouble.what);
         }

@@ -13,6 +13,8 @@ pub(super) struct Report {
     pub(super) sent: u64,
     /// Events that the gateway has acknowledged.
     pub(super) acked: u64,
+    /// Whether its leaf was ever welcomed by the gateway.
+    pub(super) joined: bool,
     /// Why the gateway does not let it in, if so.
     pub(super) refused: Option<String>,
 }

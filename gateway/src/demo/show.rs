@@ -12,7 +12,7 @@ use futures_util::{
     stream::{BoxStream, SelectAll},
 };
 use serde_json::json;
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use crate::demo::{
     Options, Outcome, ask,
@@ -30,8 +30,8 @@ use crate::demo::{
 /// How long the leaves may take until everything they hold is acknowledged.
 const FLUSH: Duration = Duration::from_secs(30);
 
-/// How long what was acknowledged may take to its subscriber.
-const ARRIVAL: Duration = Duration::from_secs(5);
+/// How long leaves may take to the gateway, and what was acknowledged to its subscriber.
+const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// How long the gateway may take to drain.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -136,15 +136,17 @@ impl Show {
         time: Option<Duration>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), DemoError> {
-        let over = async {
-            match time {
-                Some(time) => time::sleep(time).await,
-                None => future::pending().await,
-            }
-        };
-        let (mut over, mut stop) = (pin!(over), pin!(stop));
+        let mut stop = pin!(stop);
         let mut messages = Vec::new();
+        // The time counts from when everybody is in, or out; but nobody is waited for without end.
+        let over = time::sleep(time.map_or(FOREVER, |time| time + ARRIVAL));
+        let mut over = pin!(over);
+        let mut settled = false;
         loop {
+            if !settled && self.is_settled() {
+                settled = true;
+                over.as_mut().reset(Instant::now() + time.unwrap_or(FOREVER));
+            }
             // What is rare comes first: messages are always there.
             tokio::select! {
                 biased;
@@ -161,6 +163,14 @@ impl Show {
                 }
             }
         }
+    }
+
+    /// Whether the gateway has let in, or turned away, every leaf.
+    fn is_settled(&self) -> bool {
+        Site::all().all(|site| {
+            let report = self.latest.get(&site.collector());
+            report.is_some_and(|report| report.joined || report.refused.is_some())
+        })
     }
 
     /// Counts messages, and shows a few of them.
@@ -250,6 +260,9 @@ impl Show {
         }
     }
 }
+
+/// Longer than anybody watches; tokio's timer takes no more than two years.
+const FOREVER: Duration = Duration::from_hours(24 * 365);
 
 /// Messages taken at once.
 const MESSAGES: usize = 256;

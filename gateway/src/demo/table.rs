@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     fn report(sent: u64, acked: u64) -> Report {
-        Report { collector: "site-a/procmond".to_owned(), sent, acked, refused: None }
+        Report { collector: "site-a/procmond".to_owned(), sent, acked, ..Report::default() }
     }
 
     fn table(sent: u64, acked: u64, received: u64) -> Table {
