@@ -16,6 +16,29 @@ pub(super) fn say(line: impl Display) {
     let _printed = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
+/// Prints a text of any length in lines that fit a terminal.
+pub(super) fn tell(text: &str) {
+    wrap(text).iter().for_each(say);
+}
+
+/// Cuts a text between words; what follows the first line is set in.
+fn wrap(text: &str) -> Vec<String> {
+    const COLUMNS: usize = 100;
+    let mut lines = Vec::new();
+    let mut line = "  ".to_owned();
+    for word in text.split_whitespace() {
+        if line.chars().count() + word.chars().count() >= COLUMNS && !line.trim().is_empty() {
+            lines.push(std::mem::replace(&mut line, " ".repeat(6)));
+        }
+        if line.ends_with(|last: char| last != ' ') {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
+}
+
 /// Waits for `work`, says so when that takes more than a second, and gives up at the deadline.
 ///
 /// # Errors
@@ -47,6 +70,15 @@ pub struct TooLong {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_words() {
+        let lines = wrap(&"word ".repeat(50));
+        assert!(lines.iter().all(|line| line.len() <= 100 && !line.ends_with(' ')), "{lines:?}");
+        assert_eq!(lines.join(" ").split_whitespace().count(), 50);
+        assert!(lines[0].starts_with("  w") && lines[1].starts_with("      w"), "{lines:?}");
+        assert_eq!(wrap(&"x".repeat(200)), [format!("  {}", "x".repeat(200))]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn patience_ends_at_the_deadline() {

@@ -21,7 +21,7 @@ use crate::demo::{
     folder::Folder,
     naps::Naps,
     report::Report,
-    screen::{patiently, say},
+    screen::{patiently, say, tell},
     table::Table,
     tail::Tail,
     tally::{Count, Tally},
@@ -187,7 +187,7 @@ impl Show {
     async fn note(&mut self, report: Report) {
         let known = self.latest.get(&report.collector).is_some_and(|known| known.refused.is_some());
         if let Some(reason) = report.refused.as_ref().filter(|_| !known) {
-            say(format_args!("  {} is refused: {reason}", report.collector));
+            tell(&format!("{} is refused: {reason}", report.collector));
             self.tell_refusals().await;
         }
         self.latest.insert(report.collector.clone(), report);
@@ -199,7 +199,7 @@ impl Show {
         let refusals = ask::refusals(self.addresses.admin).await.unwrap_or_default();
         for refusal in refusals.iter().rev().skip(self.told) {
             let ask::Refusal { stage, reason, detail, hint } = refusal;
-            say(format_args!("  the gateway says why: {stage}, {reason}: {detail}\n    {hint}"));
+            tell(&format!("the gateway says why: {stage}, {reason}: {detail}; {hint}"));
         }
         self.told = self.told.max(refusals.len());
     }
