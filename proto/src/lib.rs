@@ -4,6 +4,8 @@
 //! limit is documented, or states a number of that file as a constant. The crate names nothing of ours, so that a client
 //! in another language and this one are bound by the same text.
 
+pub mod codec;
+
 /// The generated messages, client and server of protocol version 1.
 #[allow(
     missing_docs,

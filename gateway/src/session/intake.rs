@@ -65,7 +65,8 @@ impl Checked {
     }
 }
 
-/// What a batch weighs: its payloads, and whatever of its names is longer than any name may be.
+/// What a batch weighs: its payloads, and whatever of its names is longer than any name may be. That is what it pins, beside
+/// a little for each event, because [`daemoneye_proto::codec`] gives each message memory of its own.
 fn weigh(batch: &v1::Batch) -> Amount {
     let number = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
     let payloads: usize = batch.events.iter().map(|event| event.payload.len()).sum();
