@@ -1,9 +1,9 @@
 //! Makes the stages out of their settings, each once, in the order in which they need one another.
 
-use std::{fmt, net::SocketAddr, path::Path};
+use std::{fmt, net::SocketAddr, path::Path, sync::Arc};
 
 use daemoneye_bridge::{
-    bus::door::DoorError,
+    bus::{Bus, door::DoorError},
     lifecycle::Lifecycle,
     trust::{LoadError, Material, Role},
 };
@@ -108,7 +108,7 @@ impl fmt::Display for Summary {
 }
 
 /// Makes and binds every stage; nothing moves yet.
-pub(super) async fn bind(config: Config) -> Result<Gateway, BindError> {
+pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<Gateway, BindError> {
     let front = Lifecycle::new();
     let mut metrics = Metrics::default();
     let counts = Counts::register(&mut metrics);
@@ -122,7 +122,7 @@ pub(super) async fn bind(config: Config) -> Result<Gateway, BindError> {
     let admin = Admin::bind(config.admin).await?;
     let (state, flusher) = State::open(config.state, counts.state)?;
     tasks.back.push(flusher);
-    let (local, carriers) = Local::open(&config.bus, config.in_process, config.unix_socket)?;
+    let (local, carriers) = Local::open(given, &config.bus, config.in_process, config.unix_socket)?;
     tasks.back.extend(carriers);
 
     let stages = Stages {

@@ -21,17 +21,27 @@ use crate::bus;
 /// The local bus, with what belongs to its kind.
 #[derive(Debug)]
 pub(super) enum Local {
-    Embedded { bus: Arc<Embedded>, door: Option<Door>, socket: Option<PathBuf> },
+    Embedded {
+        bus: Arc<Embedded>,
+        door: Option<Door>,
+        socket: Option<PathBuf>,
+    },
     Foreign(Arc<Remote>),
+    /// Made by whoever embeds the gateway.
+    Given(Arc<dyn Bus>),
 }
 
 impl Local {
-    /// Opens the bus that `config` names, and takes the place of its door; returns the tasks of the bus, too.
+    /// Takes the bus that is given, or opens the one that `config` names, with its door; returns the tasks of the bus, too.
     pub(super) fn open(
+        given: Option<Arc<dyn Bus>>,
         config: &bus::Config,
         broker: embedded::Config,
         door: door::Config,
     ) -> Result<(Self, Vec<BoxFuture<'static, ()>>), DoorError> {
+        if let Some(bus) = given {
+            return Ok((Self::Given(bus), Vec::new()));
+        }
         match config.broker {
             Broker::Embedded => {
                 let (bus, tasks) = embedded::open(broker, config.routes.clone());
@@ -51,6 +61,7 @@ impl Local {
         match self {
             Self::Embedded { bus, .. } => Arc::<Embedded>::clone(bus),
             Self::Foreign(bus) => Arc::<Remote>::clone(bus),
+            Self::Given(bus) => Arc::clone(bus),
         }
     }
 
@@ -58,7 +69,7 @@ impl Local {
     pub(super) fn socket(&self) -> Option<&Path> {
         match self {
             Self::Embedded { socket, .. } => socket.as_deref(),
-            Self::Foreign(_) => None,
+            Self::Foreign(_) | Self::Given(_) => None,
         }
     }
 
@@ -67,6 +78,7 @@ impl Local {
         match self {
             Self::Embedded { .. } => "embedded",
             Self::Foreign(_) => "foreign",
+            Self::Given(_) => "given",
         }
     }
 

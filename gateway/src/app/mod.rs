@@ -116,7 +116,18 @@ impl Gateway {
     ///
     /// [`BindError`] names what could not be had, and a remedy.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
-        build::bind(config).await
+        build::bind(config, None).await
+    }
+
+    /// The same on a bus that the caller has made, in place of the one that the configuration describes; its routes hold.
+    ///
+    /// The bus is not ended with the gateway.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] names what could not be had, and a remedy.
+    pub async fn bind_on(config: Config, bus: Arc<dyn Bus>) -> Result<Self, BindError> {
+        build::bind(config, Some(bus)).await
     }
 
     /// Where it is found.

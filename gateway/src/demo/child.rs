@@ -126,6 +126,7 @@ fn open_log(path: &Path) -> io::Result<File> {
 }
 
 /// Is cancelled when standard input ends, which is when the parent wants this process to end, or has itself ended.
+#[must_use]
 pub fn hung_up() -> CancellationToken {
     let token = CancellationToken::new();
     let hung_up = token.clone();
