@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use daemoneye_bridge::{
-    bus::Taken,
+    bus::{Taken, Ticket},
     event::{Class, Event, Seq, StreamId},
 };
 use daemoneye_proto::{MAX_SEQ, v1};
@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    bus::{Origin, Unsent, Voice},
+    bus::{Origin, Outgoing, Unsent, Voice},
     identity::{PeerId, VerifiedPeer},
     policy::{Collector, Denial, PublishPermit},
     session::{
@@ -170,19 +170,26 @@ async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> 
             Numbered::Next(claim, mark) => Some((claim, mark, seq)),
         },
     };
+    // The caller waits half as long, so that one who calls again at once still meets the first call.
+    let deadline = Instant::now() + hall.config.publish_timeout.saturating_mul(2);
     let voice = hall.bus.open(&collector).await?;
     let voice = used.insert(voice);
     let origin = Origin { stream: place.map(|(stream, _)| stream), seqs: &[place.map_or(0, |(_, seq)| seq)] };
-    let mut batch = voice.seal(permit, vec![event], &origin);
-    let ticket = loop {
-        match voice.try_send(batch) {
-            Ok(ticket) => break ticket,
-            Err(Unsent::Closed) => return Err(Fault::BusGone),
-            Err(Unsent::Full(again)) => batch = again,
+    let batch = voice.seal(permit, vec![event], &origin);
+    let handed = time::timeout_at(deadline, hand_over(voice, batch)).await;
+    let mut ticket = handed.map_err(|_| Fault::Unconfirmed)??;
+    let taken = tokio::select! {
+        biased;
+        taken = &mut ticket => taken,
+        () = time::sleep_until(deadline) => {
+            if let Some(voice) = used.take() {
+                voice.release().await;
+            }
+            // Withdrawn by now, unless others speak through the same voice: then the last of them withdraws it.
+            ticket.await
         }
-        voice.ready().await;
     };
-    match ticket.await {
+    match taken {
         Taken::All => {}
         Taken::Withdrawn => return Err(Fault::Withdrawn),
     }
@@ -190,6 +197,18 @@ async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> 
         mark.advance(*seq);
     }
     Ok(false)
+}
+
+/// Hands a batch to the bus, waiting while that has no room.
+async fn hand_over(voice: &Voice, mut batch: Outgoing) -> Result<Ticket, Fault> {
+    loop {
+        match voice.try_send(batch) {
+            Ok(ticket) => return Ok(ticket),
+            Err(Unsent::Closed) => return Err(Fault::BusGone),
+            Err(Unsent::Full(again)) => batch = again,
+        }
+        voice.ready().await;
+    }
 }
 
 /// Where a numbered event stands in its stream.

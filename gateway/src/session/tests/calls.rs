@@ -116,3 +116,18 @@ async fn a_call_that_the_bus_does_not_take_does_not_hold_up_the_end() {
     let (_, taken) = tokio::join!(life.drain(Duration::from_secs(25), std::future::pending()), settled);
     assert!(taken.unwrap() < Duration::from_secs(12));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_the_bus_never_takes_is_withdrawn() {
+    let stage = Stage::new();
+    stage.open.send_replace(false);
+    let (one, two) = (publish(&stage, "x", request("one", 0)), publish(&stage, "x", request("two", 1)));
+    let (one, two) = tokio::join!(one, two);
+    assert_eq!((one.unwrap_err().code(), two.unwrap_err().code()), (Code::Unavailable, Code::Unavailable));
+    let all = u32::try_from(call::MOST_BYTES).unwrap();
+    let room = time::timeout(Duration::from_secs(15), stage.sessions.0.call_room.acquire_many(all));
+    drop(room.await.expect("the calls end").unwrap());
+    stage.open.send_replace(true);
+    assert!(!publish(&stage, "x", request("two", 1)).await.unwrap(), "it was never published");
+    assert_eq!(stage.taken(), ["two"]);
+}
