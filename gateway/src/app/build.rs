@@ -122,12 +122,13 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
     let admin = Admin::bind(config.admin).await?;
     let (state, flusher) = State::open(config.state, counts.state)?;
     tasks.back.push(flusher);
+    let patience = config.bus.patience();
     let (local, carriers) = Local::open(given, &config.bus, config.in_process, config.unix_socket)?;
     tasks.back.extend(carriers);
 
     let stages = Stages {
         judge: judge.clone(),
-        bus: AuthorizedBus::new(local.bus(), config.bus.routes),
+        bus: AuthorizedBus::patient(local.bus(), config.bus.routes, patience),
         state: state.clone(),
         leash: front.leash(),
         drain: leaving(&config.drain),

@@ -21,7 +21,7 @@ use std::{
 
 use daemoneye_bridge::bus::{Broker, Bus, BusName, PortError, Routes, Rule, remote};
 use serde::Deserialize;
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use self::voice::Claim;
 pub use self::{
@@ -85,6 +85,20 @@ impl TryFrom<File> for Config {
     }
 }
 
+impl Config {
+    /// How long a bus that answers at once may take to let go of a name.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// How long to wait for a name: longer than a foreign broker is asked for it, or its answer would never be heard.
+    #[must_use]
+    pub const fn patience(&self) -> Duration {
+        match self.broker {
+            Broker::Embedded => Self::PATIENCE,
+            Broker::Foreign => self.foreign.name_timeout.saturating_add(Self::PATIENCE),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self::try_from(File::default()).expect("no rule can be wrong where there is none")
@@ -103,6 +117,8 @@ struct Parts {
     wraps: bool,
     /// Who speaks under which name. Taken when a voice is opened or dropped, never for a batch.
     claims: Claims,
+    /// How long to wait for a name that its last owner has just let go, or for a broker to register one.
+    patience: Duration,
     /// Numbers the names of subscribers.
     hearings: AtomicU64,
 }
@@ -118,18 +134,26 @@ impl Claims {
 }
 
 impl AuthorizedBus {
-    /// How long to wait for a name that its last owner has just let go, or for a broker to register one.
-    const PATIENCE: Duration = Duration::from_secs(5);
+    /// How long to wait between two attempts at a name that the bus has not let go of.
+    const PAUSE: Duration = Duration::from_millis(20);
 
     /// Guards `bus`, whose routes are `routes`.
     #[must_use]
     pub fn new(bus: Arc<dyn Bus>, routes: Routes) -> Self {
+        Self::patient(bus, routes, Config::PATIENCE)
+    }
+
+    /// As [`Self::new`], for a bus that may take as long as `patience` to register a name or to refuse it.
+    #[must_use]
+    pub fn patient(bus: Arc<dyn Bus>, routes: Routes, patience: Duration) -> Self {
         let wraps = routes.wraps();
         let claims = Claims::default();
-        Self(Arc::new(Parts { bus, routes, wraps, claims, hearings: AtomicU64::new(1) }))
+        Self(Arc::new(Parts { bus, routes, wraps, claims, patience, hearings: AtomicU64::new(1) }))
     }
 
     /// Opens the voice of a collector. The sessions and calls of one peer share it.
+    ///
+    /// A name that the bus has not let go of, though no peer claims it, is asked for again until the patience is over.
     ///
     /// Cancel safe: a dropped call claims nothing.
     ///
@@ -140,12 +164,20 @@ impl AuthorizedBus {
         let name = BusName::collector(collector.owner().site(), collector.name())
             .map_err(|_| OpenError::AlreadyConnected)?;
         let claim = self.claim(&name, collector)?;
-        let opened = time::timeout(Self::PATIENCE, claim.open(&*self.0.bus)).await;
-        match opened {
-            Ok(Ok(())) => Ok(Voice::new(claim, self.clone())),
-            Ok(Err(PortError::Taken)) => Err(OpenError::AlreadyConnected),
-            Ok(Err(_)) => Err(OpenError::Closed),
-            Err(_) => Err(OpenError::TimedOut),
+        let deadline = Instant::now() + self.0.patience;
+        let mut was_taken = false;
+        loop {
+            match time::timeout_at(deadline, claim.open(&*self.0.bus)).await {
+                Ok(Ok(())) => return Ok(Voice::new(claim, self.clone())),
+                Ok(Err(PortError::Taken)) => was_taken = true,
+                Ok(Err(_)) => return Err(OpenError::Closed),
+                Err(_) if was_taken => return Err(OpenError::AlreadyConnected),
+                Err(_) => return Err(OpenError::TimedOut),
+            }
+            if Instant::now() + Self::PAUSE >= deadline {
+                return Err(OpenError::AlreadyConnected);
+            }
+            time::sleep(Self::PAUSE).await;
         }
     }
 
@@ -171,7 +203,7 @@ impl AuthorizedBus {
         let number = self.0.hearings.fetch_add(1, Ordering::Relaxed);
         let name = format!("subscriber.{}.{}.{number}", peer.site(), peer.name());
         let name = BusName::parse(&name).map_err(|_| OpenError::AlreadyConnected)?;
-        let subscribed = time::timeout(Self::PATIENCE, self.0.bus.subscribe(&name, &patterns)).await;
+        let subscribed = time::timeout(self.0.patience, self.0.bus.subscribe(&name, &patterns)).await;
         match subscribed {
             Ok(Ok(subscription)) => Ok(Hearing::new(subscription)),
             Ok(Err(PortError::Taken)) => Err(OpenError::AlreadyConnected),
@@ -185,7 +217,7 @@ impl AuthorizedBus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another peer speaks under it.
+    /// Another peer speaks under it, or a client of the bus that is none of ours.
     #[error("another session holds this collector's name")]
     AlreadyConnected,
     /// The bus is going away.

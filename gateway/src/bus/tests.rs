@@ -123,6 +123,48 @@ async fn a_name_belongs_to_one_peer_at_a_time() {
     assert!(bus.open(itself.collector()).await.is_ok(), "the name is free again");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_name_that_the_bus_lets_go_of_late_is_waited_for() {
+    let (shelf, _asked) = Shelf::new(4);
+    let patience = Duration::from_secs(8);
+    let bus = AuthorizedBus::patient(Arc::clone(&shelf) as Arc<dyn Bus>, routes("none"), patience);
+    let squatter = shelf.port(&BusName::parse("collector.site-a.x").unwrap()).await.unwrap();
+    let speaker = speaker("x", "");
+    assert_eq!(bus.open(speaker.collector()).await.unwrap_err(), OpenError::AlreadyConnected);
+    let leaving = async {
+        time::sleep(Duration::from_secs(7)).await;
+        drop(squatter);
+    };
+    let (opened, ()) = tokio::join!(bus.open(speaker.collector()), leaving);
+    assert!(opened.is_ok());
+}
+
+#[test]
+fn a_foreign_broker_is_waited_for_longer_than_it_is_asked() {
+    let text = "broker = \"foreign\"\nforeign = { name_timeout = \"60s\" }";
+    let config: Config = toml::from_str(text).unwrap();
+    assert!(config.patience() > config.foreign.name_timeout);
+}
+
+#[tokio::test]
+async fn a_retired_name_can_be_claimed_once_the_bus_lets_go_of_it() {
+    let (shelf, _asked) = Shelf::new(4);
+    let bus = AuthorizedBus::new(shelf, routes("none"));
+    let (leaf, other) = (speaker("leaf-1", "procmond"), speaker("leaf-2", "procmond"));
+    let held = bus.open(leaf.collector()).await.unwrap();
+    let shared = bus.open(leaf.collector()).await.unwrap();
+    held.retire();
+    assert!(bus.open(other.collector()).await.is_err(), "one sharer does not end the other's claim");
+    drop(shared);
+    held.retire();
+    let leaving = async {
+        tokio::task::yield_now().await;
+        drop(held);
+    };
+    let (opened, ()) = tokio::join!(bus.open(other.collector()), leaving);
+    assert!(opened.is_ok());
+}
+
 #[tokio::test]
 async fn a_batch_of_one_collector_does_not_go_out_of_anothers_mouth() {
     let (shelf, mut asked) = Shelf::new(4);

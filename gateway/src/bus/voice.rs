@@ -1,15 +1,16 @@
 //! A collector's voice on the bus, shared by the sessions and calls of the peer that speaks for it.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Weak},
-    time::Duration,
 };
 
 use daemoneye_bridge::{
     bus::{self, Bus, BusName, Port, PortError, Ticket},
     event::{Event, Events},
+    topic::Topic,
 };
-use tokio::{sync::OnceCell, time};
+use tokio::sync::OnceCell;
 
 use crate::{
     bus::{
@@ -32,12 +33,6 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// How long to wait between two attempts at a name that is still being unregistered.
-    const PAUSE: Duration = Duration::from_millis(20);
-
-    /// Attempts at a name that is still being unregistered.
-    const ATTEMPTS: u32 = 50;
-
     pub(super) fn new(name: BusName, collector: &Collector, claims: Claims) -> Self {
         let owner = collector.owner().clone();
         Self { name, owner, collector: collector.name().into(), port: OnceCell::new(), claims }
@@ -49,23 +44,25 @@ impl Claim {
 
     /// Opens the port, unless a sharer has.
     pub(super) async fn open(&self, bus: &dyn Bus) -> Result<(), PortError> {
-        self.port.get_or_try_init(|| self.register(bus)).await.map(|_| ())
-    }
-
-    /// The bus lets go of a name in its own time, so a name whose claim has just ended may still be taken.
-    async fn register(&self, bus: &dyn Bus) -> Result<Port, PortError> {
-        for _ in 1..Self::ATTEMPTS {
-            match bus.port(&self.name).await {
-                Err(PortError::Taken) => time::sleep(Self::PAUSE).await,
-                other => return other,
-            }
-        }
-        bus.port(&self.name).await
+        self.port.get_or_try_init(|| bus.port(&self.name)).await.map(|_| ())
     }
 
     /// Takes the claim off the list, if it is the one that is listed.
     fn withdraw(&self) {
+        self.withdraw_from(&mut self.claims.lock());
+    }
+
+    /// Takes the claim off the list, unless somebody else shares it; nobody can join it meanwhile.
+    fn withdraw_unless_shared(self: &Arc<Self>) -> bool {
         let mut claims = self.claims.lock();
+        let alone = Arc::strong_count(self) == 1;
+        if alone {
+            self.withdraw_from(&mut claims);
+        }
+        alone
+    }
+
+    fn withdraw_from(&self, claims: &mut HashMap<BusName, Weak<Self>>) {
         let listed = claims.get(&self.name).map(Weak::as_ptr);
         if listed.is_some_and(|listed| std::ptr::eq(listed, self)) {
             claims.remove(&self.name);
@@ -150,9 +147,14 @@ impl Voice {
 
     /// Lets go of it; if nobody shares it, waits until the bus has let go of the name.
     pub async fn release(self) {
-        if !self.is_shared() {
+        if self.claim.withdraw_unless_shared() {
             self.close().await;
         }
+    }
+
+    /// Lets others claim the name, unless it is shared. They have to wait until the bus has let go of it.
+    pub fn retire(&self) {
+        self.claim.withdraw_unless_shared();
     }
 }
 
@@ -162,6 +164,42 @@ impl Voice {
 pub struct Outgoing {
     collector: Arc<Collector>,
     events: Events,
+}
+
+impl Outgoing {
+    /// The topics that its events name.
+    #[must_use]
+    pub fn topics(&self) -> &[Topic] {
+        &self.events.topics
+    }
+
+    /// How many events it holds.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.events.events.len()
+    }
+
+    /// Whether it holds no event.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.events.events.is_empty()
+    }
+
+    /// Keeps the events whose topic's place is allowed; returns where the others stood, each with its topic's place.
+    pub fn withhold(&mut self, is_allowed: impl Fn(usize) -> bool) -> Vec<(usize, usize)> {
+        let mut withheld = Vec::new();
+        let mut place = 0;
+        self.events.events.retain(|event| {
+            let topic = usize::try_from(event.topic).unwrap_or(usize::MAX);
+            let keeps = is_allowed(topic);
+            if !keeps {
+                withheld.push((place, topic));
+            }
+            place += 1;
+            keeps
+        });
+        withheld
+    }
 }
 
 /// Why a batch was not handed over.

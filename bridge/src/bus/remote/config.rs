@@ -138,7 +138,7 @@ struct File {
     /// How long a batch may wait for its confirmation before the link counts as dead. Default 10 s, 100 ms to 10 min.
     #[serde(with = "humantime_serde")]
     confirm_timeout: Duration,
-    /// How long a name that the broker says is busy is asked for again. Default 10 s, at most 5 min.
+    /// How long a name that the broker says is busy is asked for again. Default 3 s, at most 5 min.
     #[serde(with = "humantime_serde")]
     name_timeout: Duration,
     /// How often an idle connection shows a sign of life; well below the broker's time-out, which is 1 s in a broker left to
@@ -171,7 +171,7 @@ impl Default for File {
             topic_prefix: "from/{site}/{name}/".to_owned(),
             connect_timeout: Duration::from_secs(5),
             confirm_timeout: Duration::from_secs(10),
-            name_timeout: Duration::from_secs(10),
+            name_timeout: Duration::from_secs(3),
             ping_interval: Duration::from_millis(500),
             max_unconfirmed: 1024,
             subscription_queue: 1024,
