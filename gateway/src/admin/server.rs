@@ -95,7 +95,10 @@ impl Admin {
 
 /// An address that could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("could not bind the admin listener to {address}")]
+#[error(
+    "could not listen on {address} for operators; is another gateway running? stop it, or choose another \
+     admin.bind_address or admin.probe_address"
+)]
 pub struct BindError {
     address: SocketAddr,
     #[source]
