@@ -62,7 +62,7 @@ pub struct Refusal {
     /// What it presented.
     pub recorder: Option<Arc<Recorder>>,
     /// The certificate that it proved to hold, if the handshake is long over.
-    pub proven: Option<Certificate>,
+    pub proven: Option<Box<Certificate>>,
 }
 
 impl Refusal {
@@ -79,7 +79,7 @@ impl Refusal {
             detail: format!("no role matches {peer}"),
             remote,
             recorder: None,
-            proven: Some(certificate.clone()),
+            proven: Some(Box::new(certificate.clone())),
         }
     }
 }
