@@ -12,6 +12,7 @@ pub mod codec;
     missing_debug_implementations,
     unreachable_pub,
     unused_qualifications,
+    rustdoc::invalid_html_tags,
     clippy::all,
     clippy::pedantic,
     clippy::nursery,

@@ -1,7 +1,7 @@
 //! What the end-to-end tests and benches share: processes, peers, subscribers, waiting.
 //!
 //! Everything here goes through the front door: the real programs, real mutual TLS, a real BUS/RT client. Nothing waits for
-//! a time to pass; [`eventually`] waits for a condition and says what it was when it does not come.
+//! a time to pass; [`eventually()`] waits for a condition and says what it was when it does not come.
 
 pub mod embed;
 pub mod engine;

@@ -3,7 +3,7 @@
 //! [`admit`] is the first half of the data path in one function. [`Ingress::run`] does it for every connection, each in a
 //! task of its own, so that a slow stranger holds up nobody.
 //!
-//! Kept true: a [`PeerStream`] has a [`VerifiedPeer`]; a refusal is taken down before the socket is closed.
+//! Kept true: a [`PeerStream`] has a [`VerifiedPeer`](identity::VerifiedPeer); a refusal is taken down before the socket is closed.
 
 mod config;
 mod stream;
