@@ -24,7 +24,7 @@ use tokio::{task::JoinHandle, time};
 #[derive(Clone, Debug, Default)]
 pub struct Books {
     /// Frames, duplicates included.
-    pub frames: u64,
+    pub frames: usize,
     /// Frames whose id had been heard before.
     pub duplicates: u64,
     /// Events that came, for the first time, after a later one of their stream.
@@ -111,7 +111,7 @@ impl Engine {
     }
 
     /// How many frames it has heard so far.
-    pub fn frames(&self) -> u64 {
+    pub fn frames(&self) -> usize {
         self.books.lock().expect("no reader panics").frames
     }
 

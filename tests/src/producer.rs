@@ -20,7 +20,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// Publishes `{"n": 0}`, `{"n": 1}`, … with QoS `Processed`, pipelined; what was not confirmed when the link broke is
+/// Publishes `{"n": 0}`, `{"n": 1}`, … with `QoS::Processed`, pipelined; what was not confirmed when the link broke is
 /// published again.
 #[derive(Debug)]
 pub struct Producer {

@@ -285,10 +285,10 @@ impl Leaf {
     }
 
     /// The sum of a metric over its labels; none while nobody answers.
-    pub fn sum(&self, name: &str) -> Option<f64> {
+    pub fn sum(&self, name: &str) -> Option<usize> {
         let (_, body) = self.get("/metrics")?;
         let is_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        body.lines().filter(is_it).map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        body.lines().filter(is_it).map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
     }
 }
 

@@ -28,12 +28,12 @@ envelope = "cloudevents"
 const SENDER: &str = "collector.site-a.leaf-1";
 
 /// The leaf's count of events that wait in its spool.
-fn waiting(leaf: &Leaf) -> Option<f64> {
+fn waiting(leaf: &Leaf) -> Option<usize> {
     leaf.sum("daemoneye_bridge_spool_events")
 }
 
 async fn drained(leaf: &Leaf) {
-    eventually("the leaf has nothing left to send", || waiting(leaf) == Some(0.0)).await;
+    eventually("the leaf has nothing left to send", || waiting(leaf) == Some(0)).await;
 }
 
 async fn received(engine: &Engine, confirmed: usize) {
@@ -174,7 +174,7 @@ class = "critical"
     let (critical, _) = critical.finish().await;
     let telemetry = Producer::resume(&leaf.socket, "perfmond-1", "events/performance/system", None, critical);
     eventually("telemetry is evicted", || {
-        leaf.sum("daemoneye_bridge_spool_evicted_total").is_some_and(|n| n > 0.0)
+        leaf.sum("daemoneye_bridge_spool_evicted_total").is_some_and(|n| n > 0)
     })
     .await;
     let (confirmed, _) = telemetry.finish().await;
@@ -183,14 +183,14 @@ class = "critical"
     world.launch();
     let engine = Engine::attach(&world.socket());
     drained(&leaf).await;
-    let expected = (confirmed as f64 - evicted) as usize;
-    eventually("the rest arrives", || engine.books().frames as usize >= expected).await;
+    let expected = confirmed - evicted;
+    eventually("the rest arrives", || engine.books().frames >= expected).await;
     let books = engine.books();
     assert!(books.missing(SENDER, critical).is_empty(), "no critical event was evicted");
-    assert_eq!(books.missing(SENDER, confirmed).len(), evicted as usize);
+    assert_eq!(books.missing(SENDER, confirmed).len(), evicted);
     let told = || world.json("/api/v1/collectors").to_string();
     eventually("the gateway's API tells the loss", || {
-        told().contains(&format!("\"lost\":{}", evicted as u64))
+        told().contains(&format!("\"lost\":{evicted}"))
     })
     .await;
     println!("spool full: confirmed={confirmed} evicted={evicted}");
@@ -243,11 +243,11 @@ async fn a_damaged_segment_costs_what_it_held_and_nothing_else() {
     let engine = Engine::attach(&world.socket());
     drained(&leaf).await;
     let corrupt = leaf.sum("daemoneye_bridge_spool_corrupt_total").unwrap();
-    assert!(corrupt > 0.0);
-    let expected = confirmed - corrupt as usize;
-    eventually("the rest arrives", || engine.books().frames as usize >= expected).await;
+    assert!(corrupt > 0);
+    let expected = confirmed - corrupt;
+    eventually("the rest arrives", || engine.books().frames >= expected).await;
     let books = engine.books();
-    assert_eq!(books.missing(SENDER, confirmed).len(), corrupt as usize);
+    assert_eq!(books.missing(SENDER, confirmed).len(), corrupt);
     assert_eq!(books.disorder, 0);
     println!("segment damaged: confirmed={confirmed} lost and said={corrupt}");
 }
@@ -277,9 +277,9 @@ async fn a_torn_tail_costs_only_itself() {
         missing.iter().all(|n| *n < confirmed)
     })
     .await;
-    let lost = engine.books().missing(SENDER, more).len();
-    println!("tail torn: confirmed={confirmed} lost={lost}");
-    assert!(lost < 600, "no more than the last block: {lost}");
+    let gone = engine.books().missing(SENDER, more).len();
+    println!("tail torn: confirmed={confirmed} lost={gone}");
+    assert!(gone < 600, "no more than the last block: {gone}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
