@@ -102,7 +102,7 @@ mod tests {
     fn a_payload_pins_its_own_message_only() {
         let mut wire = event(&[5; 1000]).encode_to_vec();
         let len = wire.len();
-        wire.extend_from_slice(&event(&[6; 100_000]).encode_to_vec());
+        wire.extend_from_slice(&event(&vec![6; 100_000]).encode_to_vec());
         let message: v1::Event = decode(&wire[..len]).unwrap();
         assert_eq!(message, event(&[5; 1000]));
         assert!(pinned(message.payload) <= len);

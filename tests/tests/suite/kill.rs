@@ -56,10 +56,8 @@ fn judge(what: &str, books: &Books, sender: &str, confirmed: usize, repeated: us
 }
 
 async fn settle(engine: &Engine, leaf: &Leaf) {
-    eventually("the leaf has nothing left to send", || {
-        leaf.sum("daemoneye_bridge_spool_events") == Some(0)
-    })
-    .await;
+    eventually("the leaf has nothing left to send", || leaf.sum("daemoneye_bridge_spool_events") == Some(0))
+        .await;
     eventually("the engine has heard it all", {
         let mut before = (0, 0);
         move || {

@@ -189,10 +189,7 @@ class = "critical"
     assert!(books.missing(SENDER, critical).is_empty(), "no critical event was evicted");
     assert_eq!(books.missing(SENDER, confirmed).len(), evicted);
     let told = || world.json("/api/v1/collectors").to_string();
-    eventually("the gateway's API tells the loss", || {
-        told().contains(&format!("\"lost\":{evicted}"))
-    })
-    .await;
+    eventually("the gateway's API tells the loss", || told().contains(&format!("\"lost\":{evicted}"))).await;
     println!("spool full: confirmed={confirmed} evicted={evicted}");
 }
 
