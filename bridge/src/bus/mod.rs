@@ -56,6 +56,22 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
         patterns: &'a [Pattern],
     ) -> BoxFuture<'a, Result<Subscription, PortError>>;
 
+    /// Registers `name` and hears `patterns` at most once: nobody waits for this one, and it is no audience. What nobody else
+    /// hears stays unheard, and what it cannot take is dropped and counted.
+    ///
+    /// A foreign broker treats all its clients alike.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError`], if the name is taken or the bus is going away.
+    fn overhear<'a>(
+        &'a self,
+        name: &'a BusName,
+        patterns: &'a [Pattern],
+    ) -> BoxFuture<'a, Result<Subscription, PortError>> {
+        self.subscribe(name, patterns)
+    }
+
     /// Whether the bus is there, and which routes wait for a subscriber.
     fn state(&self) -> watch::Receiver<BusState>;
 

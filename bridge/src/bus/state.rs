@@ -66,7 +66,7 @@ counters! {
     passed_over,
     /// Events published to nobody on a route that discards.
     discarded,
-    /// Messages sent by name to a consumer in this process that was too full to take them.
+    /// Messages that a consumer in this process was too full to take: sent to it by name, or overheard.
     inbox_dropped,
     /// Batches confirmed.
     confirmed,

@@ -5,8 +5,7 @@ use daemoneye_bridge::{
     topic::Topic,
 };
 
-/// A permitted subscription. It must be read without pause: what it does not read holds up the acknowledgements of
-/// everything that it matches.
+/// A permitted subscription. No acknowledgement waits for it; what it does not read in time is dropped and counted.
 #[derive(Debug)]
 pub struct Hearing {
     subscription: Subscription,
@@ -44,7 +43,7 @@ impl Hearing {
                 take(Heard { topic, sender: message.sender, payload: message.payload });
             }
         }
-        // What could not be passed on was dropped and counted: nobody needs to wait for it.
+        // What could not be passed on was dropped and counted: nobody needs to wait for it, on a foreign broker either.
         self.subscription.taken();
         alive
     }

@@ -193,7 +193,8 @@ impl AuthorizedBus {
         Ok(claim)
     }
 
-    /// Begins to hear what `permit` allows, under a name of its own.
+    /// Begins to hear what `permit` allows, at most once, under a name of its own. No event waits for a remote peer, and none
+    /// counts as heard because of one.
     ///
     /// # Errors
     ///
@@ -203,7 +204,7 @@ impl AuthorizedBus {
         let number = self.0.hearings.fetch_add(1, Ordering::Relaxed);
         let name = format!("subscriber.{}.{}.{number}", peer.site(), peer.name());
         let name = BusName::parse(&name).map_err(|_| OpenError::AlreadyConnected)?;
-        let subscribed = time::timeout(self.0.patience, self.0.bus.subscribe(&name, &patterns)).await;
+        let subscribed = time::timeout(self.0.patience, self.0.bus.overhear(&name, &patterns)).await;
         match subscribed {
             Ok(Ok(subscription)) => Ok(Hearing::new(subscription)),
             Ok(Err(PortError::Taken)) => Err(OpenError::AlreadyConnected),

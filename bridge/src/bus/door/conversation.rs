@@ -22,7 +22,11 @@ use crate::{
             reply::Replies,
             writer::Writer,
         },
-        embedded::{Core, member::Member, table::Seat},
+        embedded::{
+            Core,
+            member::{Kind, Member},
+            table::Seat,
+        },
     },
     native::codec::{Code, CodecError},
 };
@@ -67,11 +71,11 @@ where
         Ok((mut client, id)) => match client.take_event_channel() {
             Some(queue) => {
                 answer(sink, Code::OK).await?;
-                let member = Arc::new(Member::of_door(
+                let member = Arc::new(Member::new(
                     id,
                     name.as_str().into(),
                     queue.clone(),
-                    config.outbox_bytes / 2,
+                    (Kind::Door, config.outbox_bytes / 2),
                 ));
                 tracing::debug!(name = name.as_str(), "local client admitted");
                 return Ok(Admitted { client, queue, member });

@@ -15,6 +15,7 @@ pub(super) struct Known {
     pub(super) generation: u64,
     pub(super) verdict: Result<(), Code>,
     pub(super) audience: Box<[Arc<Member>]>,
+    pub(super) overhearers: Box<[Arc<Member>]>,
 }
 
 impl Known {

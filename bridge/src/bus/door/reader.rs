@@ -129,6 +129,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         known.verdict?;
         if self.memory.count.is_multiple_of(PACE) {
             let_owners_run(&known.audience).await;
+            let_owners_run(&known.overhearers).await;
         }
         self.memory.count = self.memory.count.wrapping_add(1);
         for member in known.hearing(receiver) {
@@ -175,8 +176,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return Arc::clone(known);
         }
         let verdict = guard::topic(topic);
-        let audience = if verdict.is_ok() { self.core.table.audience(topic) } else { Box::default() };
-        let known = Arc::new(Known { generation, verdict, audience });
+        let (mut audience, mut overhearers) = (Box::default(), Box::default());
+        if verdict.is_ok() {
+            audience = self.core.table.audience(topic);
+            overhearers = self.core.table.overhearers(topic);
+        }
+        let known = Arc::new(Known { generation, verdict, audience, overhearers });
         if self.memory.topics.len() >= REMEMBERED {
             self.memory.topics.clear();
         }

@@ -20,6 +20,7 @@ use crate::bus::embedded::{barrier::Token, filter};
 pub(crate) struct Member {
     pub(crate) id: u64,
     pub(crate) name: Arc<str>,
+    kind: Kind,
     load: Load,
     /// The broker's queue, to see how full it is, and to close it: nobody must wait for one who is gone.
     queue: EventChannel,
@@ -31,12 +32,22 @@ pub(crate) struct Member {
     excluded: RwLock<Vec<Box<str>>>,
 }
 
+/// What a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A client of the door.
+    Door,
+    /// A consumer in this process.
+    InProcess,
+    /// A consumer in this process that hears at most once: it is no audience, and nobody waits for it.
+    Overhears,
+}
+
 /// What a message costs an in-process consumer beside its payload.
 pub(crate) const OVERHEAD: usize = 256;
 
 /// How much a member has not taken yet.
 struct Load {
-    in_process: bool,
     /// Bytes that wait, here or on their way.
     waiting: AtomicUsize,
     /// How many make it full.
@@ -46,22 +57,14 @@ struct Load {
 }
 
 impl Member {
-    /// A client of the door, full when `most` bytes wait for it.
-    pub(crate) fn of_door(id: u64, name: Arc<str>, queue: EventChannel, most: usize) -> Self {
-        Self::new(id, name, queue, (false, most))
-    }
-
-    /// An in-process consumer that is full when `most` bytes wait for it.
-    pub(crate) fn in_process(id: u64, name: Arc<str>, queue: EventChannel, most: usize) -> Self {
-        Self::new(id, name, queue, (true, most))
-    }
-
-    fn new(id: u64, name: Arc<str>, queue: EventChannel, (in_process, most): (bool, usize)) -> Self {
+    /// A member that is full when `most` bytes wait for it.
+    pub(crate) fn new(id: u64, name: Arc<str>, queue: EventChannel, (kind, most): (Kind, usize)) -> Self {
         let (waiting, stalled) = (AtomicUsize::new(0), AtomicBool::new(false));
         Self {
             id,
             name,
-            load: Load { in_process, waiting, most, stalled },
+            kind,
+            load: Load { waiting, most, stalled },
             queue,
             posted: Mutex::new(Some(Vec::new())),
             wake: Notify::new(),
@@ -71,7 +74,12 @@ impl Member {
 
     /// Whether it is a consumer in this process.
     pub(crate) const fn is_in_process(&self) -> bool {
-        self.load.in_process
+        matches!(self.kind, Kind::InProcess)
+    }
+
+    /// Whether it is no audience.
+    pub(crate) const fn overhears(&self) -> bool {
+        matches!(self.kind, Kind::Overhears)
     }
 
     /// Posts a token behind everything already in the queue; one posted to a member that is gone is dropped.

@@ -32,7 +32,7 @@ use crate::{
         Bus, BusName, BusState, Command, Counters, Link, Port, PortError, Routes, Subscription,
         embedded::{
             holds::Holds,
-            member::Member,
+            member::{Kind, Member},
             publisher::{Opened, Publisher},
             registrar::Registrar,
             table::Table,
@@ -201,6 +201,7 @@ impl Embedded {
         &self,
         name: &BusName,
         patterns: &[Pattern],
+        kind: Kind,
     ) -> Result<Subscription, PortError> {
         let (mut client, id) = self.core.register(name.as_str(), self.core.config.buffer_size.get()).await?;
         let queue = client.take_event_channel().ok_or(PortError::Closed)?;
@@ -210,7 +211,7 @@ impl Embedded {
         // From here on nothing waits, so that a dropped call leaves nothing half done and no queue without its pump.
         client.subscribe_bulk(&filters, QoS::No).await.map_err(|_| PortError::Closed)?;
         let most = self.core.config.inbox_bytes;
-        let member = Arc::new(Member::in_process(id, name.as_str().into(), queue.clone(), most));
+        let member = Arc::new(Member::new(id, name.as_str().into(), queue.clone(), (kind, most)));
         let (consumer, pump) = subscription::open(Arc::clone(&self.core), member, client, queue);
         slot.send(pump);
         self.core.table.subscribe(id, filters);
@@ -240,7 +241,15 @@ impl Bus for Embedded {
         name: &'a BusName,
         patterns: &'a [Pattern],
     ) -> BoxFuture<'a, Result<Subscription, PortError>> {
-        self.open_subscription(name, patterns).boxed()
+        self.open_subscription(name, patterns, Kind::InProcess).boxed()
+    }
+
+    fn overhear<'a>(
+        &'a self,
+        name: &'a BusName,
+        patterns: &'a [Pattern],
+    ) -> BoxFuture<'a, Result<Subscription, PortError>> {
+        self.open_subscription(name, patterns, Kind::Overhears).boxed()
     }
 
     fn state(&self) -> watch::Receiver<BusState> {

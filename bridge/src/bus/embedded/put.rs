@@ -32,13 +32,17 @@ pub(super) async fn put(core: &Core, client: &mut Client, events: &Events, topic
                 Unheard::Discard if !resolved.heard => discarded += 1,
                 _ => passed_over += 1,
             }
-            continue;
+            if resolved.overhearers.is_empty() {
+                continue;
+            }
         }
         if nth % PACE == 0 {
             let_owners_run(&resolved.audience).await;
+            let_owners_run(&resolved.overhearers).await;
         }
         let payload = Cow::Borrowed(&event.payload);
         match client.publish(topic.slashed(), payload, QoS::No).await {
+            Ok(_) if resolved.audience.is_empty() => {}
             Ok(_) => published += 1,
             Err(error) => tracing::warn!(%error, "broker did not take an event"),
         }

@@ -18,6 +18,8 @@ const REMEMBERED: usize = 16_384;
 pub(super) struct Resolved {
     /// Who hears it.
     pub(super) audience: Box<[Arc<Member>]>,
+    /// Who hears it too, if it is published.
+    pub(super) overhearers: Box<[Arc<Member>]>,
     pub(super) confirm: Confirm,
     pub(super) unheard: Unheard,
     /// Number of its route, for [`Resolver::pattern`].
@@ -63,12 +65,13 @@ impl Resolver {
             return Arc::clone(resolved);
         }
         let audience = self.core.table.audience(topic.slashed());
+        let overhearers = self.core.table.overhearers(topic.slashed());
         let core = Arc::clone(&self.core);
         let rule = core.routes.of(topic);
         let route = self.number(&rule.pattern);
         let heard = !audience.is_empty() || self.is_heard(route, now);
-        let resolved =
-            Arc::new(Resolved { audience, confirm: rule.confirm, unheard: rule.unheard, route, heard });
+        let (confirm, unheard) = (rule.confirm, rule.unheard);
+        let resolved = Arc::new(Resolved { audience, overhearers, confirm, unheard, route, heard });
         if self.topics.len() >= REMEMBERED {
             self.topics.clear();
         }

@@ -2,7 +2,7 @@
 //!
 //! The pump drains the broker's queue onto the shelf at all times, so that the broker never waits; publishers look at how
 //! full the shelf is before they publish. What is sent to the consumer by name has no publisher who could wait: beyond
-//! twice the bound it is dropped and counted.
+//! twice the bound it is dropped and counted. So is what is overheard, beyond the bound.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -130,8 +130,10 @@ impl Shelf {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         let rest = (0..queued).map_while(|_| queue.try_recv().ok());
         for frame in first.into_iter().chain(rest) {
-            if frame.kind() != FrameKind::Publish {
-                if self.member.is_overfull() {
+            // What no publisher has announced, and none waits with.
+            let overheard = self.member.overhears();
+            if overheard || frame.kind() != FrameKind::Publish {
+                if self.member.is_overfull() || overheard && self.member.is_full() {
                     self.core.counters.inbox_dropped.add(1);
                     continue;
                 }

@@ -30,7 +30,10 @@ pub(crate) struct Table {
 
 #[derive(Debug, Default)]
 struct Entries {
+    /// Filters of those who are an audience.
     index: Index,
+    /// Filters of those who overhear.
+    overheard: Index,
     members: HashMap<u64, Entry>,
     names: HashMap<Arc<str>, u64>,
 }
@@ -58,8 +61,10 @@ impl Table {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = entries.members.remove(&id) else { return };
         entries.names.remove(&entry.member.name);
+        let overhears = entry.member.overhears();
+        let index = if overhears { &mut entries.overheard } else { &mut entries.index };
         for filter in &entry.filters {
-            entries.index.remove(filter, id);
+            index.remove(filter, id);
         }
         drop(entries);
         self.changed();
@@ -74,8 +79,9 @@ impl Table {
     /// Adds filters of a member.
     pub(crate) fn subscribe<'a>(&self, id: u64, filters: impl IntoIterator<Item = &'a str>) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let Entries { index, members, .. } = &mut *entries;
+        let Entries { index, overheard, members, .. } = &mut *entries;
         let Some(entry) = members.get_mut(&id) else { return };
+        let index = if entry.member.overhears() { overheard } else { index };
         for filter in filters {
             if entry.filters.insert(filter.into()) {
                 index.insert(filter, id);
@@ -88,8 +94,9 @@ impl Table {
     /// Takes filters of a member away.
     pub(crate) fn unsubscribe<'a>(&self, id: u64, filters: impl IntoIterator<Item = &'a str>) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let Entries { index, members, .. } = &mut *entries;
+        let Entries { index, overheard, members, .. } = &mut *entries;
         let Some(entry) = members.get_mut(&id) else { return };
+        let index = if entry.member.overhears() { overheard } else { index };
         for filter in filters {
             if entry.filters.remove(filter) {
                 index.remove(filter, id);
@@ -101,9 +108,18 @@ impl Table {
 
     /// Who hears a slashed topic, in the order of ids.
     pub(crate) fn audience(&self, topic: &str) -> Box<[Arc<Member>]> {
+        self.holders(topic, |entries| &entries.index)
+    }
+
+    /// Who overhears a slashed topic, in the order of ids.
+    pub(crate) fn overhearers(&self, topic: &str) -> Box<[Arc<Member>]> {
+        self.holders(topic, |entries| &entries.overheard)
+    }
+
+    fn holders(&self, topic: &str, index: impl FnOnce(&Entries) -> &Index) -> Box<[Arc<Member>]> {
         let mut ids = Vec::new();
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.index.holders(topic, &mut ids);
+        index(&entries).holders(topic, &mut ids);
         ids.sort_unstable();
         ids.dedup();
         let found = ids.iter().filter_map(|id| entries.members.get(id)).map(|entry| &entry.member);
@@ -113,7 +129,7 @@ impl Table {
         members.into()
     }
 
-    /// Whether some subscription overlaps `pattern`.
+    /// Whether some subscription overlaps `pattern`. Who overhears does not count.
     pub(crate) fn hears(&self, pattern: &Pattern) -> bool {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         pattern.bus_forms().iter().any(|form| entries.index.overlaps(form))
@@ -176,12 +192,13 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::embedded::member::Kind;
 
     async fn member(broker: &busrt::broker::Broker, id: u64, name: &str) -> Arc<Member> {
         use busrt::client::AsyncClient;
         let mut client = broker.register_client(name).await.unwrap();
         let queue = client.take_event_channel().unwrap();
-        Arc::new(Member::of_door(id, name.into(), queue, 1))
+        Arc::new(Member::new(id, name.into(), queue, (Kind::Door, 1)))
     }
 
     #[tokio::test]

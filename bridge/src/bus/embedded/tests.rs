@@ -350,3 +350,40 @@ async fn a_task_that_dies_takes_its_consumers_with_it_and_frees_the_publishers()
     soon(port.close()).await;
     assert_eq!(soon(flood).await, Taken::Withdrawn);
 }
+
+#[tokio::test]
+async fn who_overhears_is_no_audience_and_holds_nobody_up() {
+    let config = Config { inbox_bytes: 4096, ..Config::default() };
+    let bench = bench_with(config, vec![rule("debug.#", Confirm::Socket, Unheard::Discard)]);
+    let port = bench.port("a").await;
+    let mut peer = soon(bench.bus.overhear(&name("peer"), &[Pattern::all()])).await.unwrap();
+    let mut held = port.submit(one("events.a", "1")).await.unwrap();
+    assert!(stays_open(&mut held).await, "nobody hears it who must");
+    assert_eq!(bench.held(), ["#"]);
+    assert!(peer.next(&mut Vec::new(), 1).now_or_never().is_none());
+
+    let mut engine = bench.hear("engine", "events.#").await;
+    assert_eq!(payloads(&next(&mut engine, 1).await), ["1"]);
+    engine.taken();
+    assert_eq!(soon(held).await, Taken::All, "though the peer has not taken it");
+    assert_eq!(payloads(&next(&mut peer, 1).await), ["1"]);
+
+    let other = bench.port("b").await;
+    assert_eq!(soon(other.submit(one("debug.a", "2")).await.unwrap()).await, Taken::All);
+    assert_eq!(payloads(&next(&mut peer, 1).await), ["2"]);
+    let counters = bench.bus.counters();
+    assert_eq!((counters.published.get(), counters.discarded.get()), (1, 1));
+
+    // More than the peer's inbox takes.
+    let flood = port.submit(events("events.a", (0..500).map(|n| n.to_string()))).await.unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < 500 {
+        heard.extend(payloads(&next(&mut engine, 100).await));
+    }
+    engine.taken();
+    assert_eq!(soon(flood).await, Taken::All);
+    assert!(counters.inbox_dropped.get() > 0);
+    drop(engine);
+    let mut held = other.submit(one("events.a", "3")).await.unwrap();
+    assert!(stays_open(&mut held).await);
+}
