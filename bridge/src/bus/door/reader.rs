@@ -272,7 +272,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let replies = Arc::clone(&self.replies);
         let (_, own) = Barrier::raise(Acks { ids: owed, replies, _place: place });
         for member in mem::take(&mut self.memory.touched) {
-            member.post(own.clone());
+            member.post(own.of(member.id));
         }
     }
 }

@@ -46,9 +46,9 @@ pub(super) struct Acks {
 }
 
 impl Outcome for Acks {
-    fn settle(&self, passed: bool) {
+    fn settle(&self, passed: &[u64]) {
         // Not passed: every consumer went away before it took them.
-        let code = if passed { Code::OK } else { Code::NOT_DELIVERED };
+        let code = if passed.is_empty() { Code::NOT_DELIVERED } else { Code::OK };
         self.replies.push(self.ids.iter().map(|id| (*id, code)));
     }
 }

@@ -5,14 +5,14 @@
 //! published before the token was posted is then out too. A token that is dropped was not passed: its member went away.
 
 use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
 };
 
 /// What happens when the last token is gone.
 pub(crate) trait Outcome: Send + Sync + 'static {
-    /// Called once; `passed` says whether at least one member got beyond the point.
-    fn settle(&self, passed: bool);
+    /// Called once; `passed` holds the ids of the members that got beyond the point.
+    fn settle(&self, passed: &[u64]);
 }
 
 /// A point in what was published.
@@ -20,15 +20,15 @@ pub(crate) trait Outcome: Send + Sync + 'static {
 pub(crate) struct Barrier<O: Outcome + ?Sized> {
     /// Tokens that exist, and one for whoever posts them.
     left: AtomicUsize,
-    passed: AtomicBool,
+    passed: Mutex<Vec<u64>>,
     outcome: O,
 }
 
 impl<O: Outcome> Barrier<O> {
     /// Raises it; it cannot settle before the token returned is gone.
     pub(crate) fn raise(outcome: O) -> (Arc<Self>, Token) {
-        let barrier = Arc::new(Self { left: AtomicUsize::new(1), passed: AtomicBool::new(false), outcome });
-        let own = Token(Arc::clone(&barrier) as Arc<Barrier<dyn Outcome>>);
+        let barrier = Arc::new(Self { left: AtomicUsize::new(1), passed: Mutex::default(), outcome });
+        let own = Token { barrier: Arc::clone(&barrier) as Arc<Barrier<dyn Outcome>>, member: 0 };
         (barrier, own)
     }
 
@@ -39,26 +39,31 @@ impl<O: Outcome> Barrier<O> {
 }
 
 /// A member's part in a [`Barrier`].
-pub(crate) struct Token(Arc<Barrier<dyn Outcome>>);
-
-impl Token {
-    /// Says that this member got beyond the point.
-    pub(crate) fn pass(self) {
-        self.0.passed.store(true, Ordering::Release);
-    }
+pub(crate) struct Token {
+    barrier: Arc<Barrier<dyn Outcome>>,
+    /// Whose it is; nobody's is 0.
+    member: u64,
 }
 
-impl Clone for Token {
-    fn clone(&self) -> Self {
-        self.0.left.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(&self.0))
+impl Token {
+    /// Another token of the same barrier, for `member`.
+    pub(crate) fn of(&self, member: u64) -> Self {
+        self.barrier.left.fetch_add(1, Ordering::Relaxed);
+        Self { barrier: Arc::clone(&self.barrier), member }
+    }
+
+    /// Says that this member got beyond the point.
+    pub(crate) fn pass(self) {
+        self.barrier.passed.lock().unwrap_or_else(PoisonError::into_inner).push(self.member);
     }
 }
 
 impl Drop for Token {
     fn drop(&mut self) {
-        if self.0.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.outcome.settle(self.0.passed.load(Ordering::Acquire));
+        if self.barrier.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let passed =
+                std::mem::take(&mut *self.barrier.passed.lock().unwrap_or_else(PoisonError::into_inner));
+            self.barrier.outcome.settle(&passed);
         }
     }
 }
@@ -71,16 +76,14 @@ impl std::fmt::Debug for Token {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     #[derive(Default)]
-    struct Heard(Mutex<Vec<bool>>);
+    struct Heard(Mutex<Vec<Vec<u64>>>);
 
     impl Outcome for Arc<Heard> {
-        fn settle(&self, passed: bool) {
-            self.0.lock().unwrap().push(passed);
+        fn settle(&self, passed: &[u64]) {
+            self.0.lock().unwrap().push(passed.to_vec());
         }
     }
 
@@ -88,21 +91,21 @@ mod tests {
     fn a_barrier_settles_once_when_its_last_token_is_gone() {
         let heard = Arc::new(Heard::default());
         let (_, own) = Barrier::raise(Arc::clone(&heard));
-        let (first, second) = (own.clone(), own.clone());
+        let (first, second) = (own.of(1), own.of(2));
         drop(own);
         first.pass();
         assert!(heard.0.lock().unwrap().is_empty());
         drop(second);
-        assert_eq!(*heard.0.lock().unwrap(), [true]);
+        assert_eq!(*heard.0.lock().unwrap(), [[1]]);
     }
 
     #[test]
     fn a_barrier_that_nobody_passed_says_so() {
         let heard = Arc::new(Heard::default());
         let (_, own) = Barrier::raise(Arc::clone(&heard));
-        drop(own.clone());
+        drop(own.of(1));
         assert!(heard.0.lock().unwrap().is_empty());
         drop(own);
-        assert_eq!(*heard.0.lock().unwrap(), [false]);
+        assert_eq!(*heard.0.lock().unwrap(), [Vec::<u64>::new()]);
     }
 }

@@ -14,24 +14,29 @@ pub(super) struct Group {
 }
 
 /// Confirms a published batch at once, or puts it into the group that its audience makes.
-pub(super) fn confirm(core: &Core, batch: Pending, topics: &[Arc<Resolved>], groups: &mut Vec<Group>) {
-    let mut socketed = topics
-        .iter()
-        .filter(|topic| topic.confirm == Confirm::Socket && !topic.audience.is_empty())
-        .map(|topic| &topic.audience);
-    let Some(first) = socketed.next() else {
+pub(super) fn confirm(core: &Core, mut batch: Pending, topics: &[Arc<Resolved>], groups: &mut Vec<Group>) {
+    let socketed = |topic: &&Arc<Resolved>| topic.confirm == Confirm::Socket && !topic.audience.is_empty();
+    let Some(first) = topics.iter().find(socketed).map(|topic| &topic.audience) else {
         core.counters.confirmed.add(1);
         return batch.tell(Taken::All);
     };
     let mut union = None;
-    for audience in socketed {
-        merge(union.get_or_insert_with(|| first.to_vec()), audience);
+    batch.needs.clear();
+    if topics.iter().filter(socketed).any(|topic| !same(&topic.audience, first)) {
+        batch.needs.extend(topics.iter().filter(socketed).cloned());
+        let all = union.insert(first.to_vec());
+        batch.needs.iter().for_each(|topic| merge(all, &topic.audience));
     }
     let members = union.as_deref().unwrap_or(first);
     match groups.iter_mut().find(|group| same(&group.members, members)) {
         Some(group) => group.batches.push(batch),
         None => groups.push(Group { members: members.to_vec(), batches: vec![batch] }),
     }
+}
+
+/// Whether a member went away, so that its batches come back once their barrier is posted.
+pub(super) fn is_broken(groups: &[Group]) -> bool {
+    groups.iter().flat_map(|group| &group.members).any(|member| member.is_closed())
 }
 
 /// Adds the members of `more`; both are in the order of ids.

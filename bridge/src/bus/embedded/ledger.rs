@@ -1,7 +1,7 @@
 //! Batches between publishing and confirmation.
 //!
-//! A [`Ledger`] is what a publisher's barrier settles: its batches are confirmed if at least one member took them, and come
-//! back to the publisher if all of their members went away first. Kept true: each batch is in one place at a time (waiting
+//! A [`Ledger`] is what a publisher's barrier settles: a batch is confirmed if each of its topics was taken by at least one
+//! member who heard it, and comes back to the publisher if all who heard some topic went away first. Kept true: each batch is in one place at a time (waiting
 //! at its port, in one ledger, or among the returns), and its ticket is told once.
 
 use std::{
@@ -15,7 +15,10 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
-    bus::{Counters, Taken, embedded::barrier::Outcome},
+    bus::{
+        Counters, Taken,
+        embedded::{barrier::Outcome, resolve::Resolved},
+    },
     event::Events,
 };
 
@@ -27,10 +30,18 @@ pub(super) struct Pending {
     /// Position among all batches of the publisher.
     pub(super) order: u64,
     pub(super) events: Events,
+    /// Once it is published, its topics that must each be taken by one who hears them. None, if all have one audience.
+    pub(super) needs: Vec<Arc<Resolved>>,
     pub(super) done: oneshot::Sender<Taken>,
 }
 
 impl Pending {
+    /// Whether those who passed have taken all of it.
+    fn is_taken(&self, passed: &[u64]) -> bool {
+        let taken = |topic: &Arc<Resolved>| topic.audience.iter().any(|member| passed.contains(&member.id));
+        !passed.is_empty() && self.needs.iter().all(taken)
+    }
+
     /// Tells the ticket; that nobody reads it any more is his own business.
     pub(super) fn tell(self, taken: Taken) {
         self.done.send(taken).unwrap_or_default();
@@ -67,17 +78,17 @@ impl Ledger {
 }
 
 impl Outcome for Ledger {
-    fn settle(&self, passed: bool) {
+    fn settle(&self, passed: &[u64]) {
         // Under the lock to the end, so that after `withdraw` no ticket of that port is still to be told.
         let mut held = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        let batches = mem::take(&mut *held);
-        if passed {
-            self.counters.confirmed.add(batches.len() as u64);
-            for batch in batches {
-                batch.tell(Taken::All);
-            }
-        } else {
-            self.returns.put(batches);
+        let (taken, lost): (Vec<_>, Vec<_>) =
+            mem::take(&mut *held).into_iter().partition(|batch| batch.is_taken(passed));
+        self.counters.confirmed.add(taken.len() as u64);
+        for batch in taken {
+            batch.tell(Taken::All);
+        }
+        if !lost.is_empty() {
+            self.returns.put(lost);
         }
         self.done.store(true, Ordering::Release);
         drop(held);

@@ -22,7 +22,7 @@ use crate::bus::{
     embedded::{
         Core,
         barrier::Barrier,
-        group::{Group, confirm},
+        group::{Group, confirm, is_broken},
         ledger::{Ledger, Pending, Returns},
         put::put,
         resolve::Resolver,
@@ -77,6 +77,8 @@ enum Wait {
     Unheard(usize),
     /// Somebody who hears it has too much to read, or all who do are just going away.
     Full,
+    /// Something older has just come back.
+    Older,
 }
 
 impl Publisher {
@@ -138,7 +140,7 @@ impl Publisher {
                     let order = self.order;
                     self.order += 1;
                     behind += events.len();
-                    self.submit(Pending { port, order, events, done }, &mut groups).await;
+                    self.submit(Pending { port, order, events, needs: Vec::new(), done }, &mut groups).await;
                     if behind >= BARRIER {
                         behind = 0;
                         self.post(mem::take(&mut groups));
@@ -175,6 +177,9 @@ impl Publisher {
         if let Some((batch, wait)) = self.publish(batch, groups).await {
             self.keep_back(batch, &wait);
             self.blocked.push_back(port);
+            if matches!(wait, Wait::Older) {
+                self.take_back().await;
+            }
         }
     }
 
@@ -186,6 +191,13 @@ impl Publisher {
         }
         if topics.iter().any(|topic| topic.must_wait()) {
             return Some((batch, Wait::Full));
+        }
+        // Asked after the table: whoever is no longer in it has been closed before.
+        if is_broken(groups) {
+            self.post(mem::take(groups));
+            if self.returns.any() {
+                return Some((batch, Wait::Older));
+            }
         }
         let speaker = self.ports.get_mut(&batch.port)?;
         put(&self.core, &mut speaker.client, &batch.events, &topics).await;
@@ -215,8 +227,14 @@ impl Publisher {
         }
     }
 
-    /// Takes batches back that were published to members which are gone, each to its place at its port.
+    /// Takes batches back that were published to members which are gone, and lets all that wait try again.
     async fn take_back(&mut self) {
+        self.put_back();
+        self.resume().await;
+    }
+
+    /// Takes batches back that were published to members which are gone, each to its place at its port.
+    fn put_back(&mut self) {
         let returned = self.returns.take();
         self.core.counters.resubmitted.add(returned.len() as u64);
         for batch in returned {
@@ -231,18 +249,22 @@ impl Publisher {
                 self.blocked.push_back(port);
             }
         }
-        self.resume().await;
     }
 
     /// Lets every blocked port try again. Those that got nothing through come first the next time.
     async fn resume(&mut self) {
         let mut groups = Vec::new();
-        let mut moved = VecDeque::new();
+        let (mut stuck, mut moved) = (VecDeque::new(), VecDeque::new());
         for port in mem::take(&mut self.blocked) {
             let mut progress = false;
             while let Some(batch) = self.ports.get_mut(&port).and_then(|s| s.waiting.pop_front()) {
                 if let Some((batch, wait)) = self.publish(batch, &mut groups).await {
                     self.keep_back(batch, &wait);
+                    if matches!(wait, Wait::Older) {
+                        // To their places, maybe before this one; their ports try again too, for they have woken the task.
+                        self.put_back();
+                        continue;
+                    }
                     break;
                 }
                 progress = true;
@@ -253,11 +275,15 @@ impl Publisher {
                     self.show_hold(before, None);
                 }
                 Some(_) if progress => moved.push_back(port),
-                Some(_) => self.blocked.push_back(port),
+                Some(_) => stuck.push_back(port),
                 None => {}
             }
         }
-        self.blocked.append(&mut moved);
+        for port in stuck.into_iter().chain(moved) {
+            if !self.blocked.contains(&port) {
+                self.blocked.push_back(port);
+            }
+        }
         self.post(groups);
     }
 
@@ -278,7 +304,7 @@ impl Publisher {
                 }
             }
             for member in members {
-                member.post(own.clone());
+                member.post(own.of(member.id));
             }
         }
     }
@@ -301,5 +327,56 @@ impl Publisher {
         self.take_back().await;
         self.core.unregister(speaker.client, done).await;
         self.core.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        bus::{Broker, Bus, BusName, Routes, embedded},
+        event::Events,
+        lifecycle::Lifecycle,
+        topic::Topic,
+    };
+
+    #[tokio::test]
+    async fn what_comes_back_within_a_turn_goes_before_what_follows_it() {
+        let routes = Routes::new(Vec::new(), Broker::Embedded).unwrap();
+        let (bus, tasks) = embedded::open(embedded::Config::default(), routes);
+        let life = Lifecycle::new();
+        tasks.into_iter().for_each(|task| life.leash().spawn(task));
+        let core = Arc::clone(bus.core());
+        let (_opened, opening) = mpsc::channel(1);
+        let (_commands, commanded) = mpsc::channel(1);
+        let mut publisher = Publisher::new(Arc::clone(&core), opening, commanded);
+        let (client, id) = core.register("port", 1).await.unwrap();
+        let (_port, gone) = oneshot::channel();
+        publisher.open(Opened { id, client, gone });
+        let hear = async |name: &str| {
+            bus.subscribe(&BusName::parse(name).unwrap(), &["events.#".parse().unwrap()]).await.unwrap()
+        };
+        let pending = |order: u64| {
+            let mut events = Events::default();
+            events.push(&Topic::parse("events.a").unwrap(), Bytes::from(order.to_string()), 0);
+            let (done, ticket) = oneshot::channel();
+            (Pending { port: id, order, events, needs: Vec::new(), done }, ticket)
+        };
+
+        let first = hear("first").await;
+        let (mut groups, (one, _one), (two, _two)) = (Vec::new(), pending(1), pending(2));
+        publisher.submit(one, &mut groups).await;
+        let mut second = hear("second").await;
+        drop(first);
+        publisher.submit(two, &mut groups).await;
+        publisher.post(groups);
+        publisher.take_back().await;
+        let mut heard = Vec::new();
+        while heard.len() < 2 {
+            assert!(second.next(&mut heard, 1).await);
+        }
+        assert_eq!((&heard[0].payload[..], &heard[1].payload[..]), (&b"1"[..], &b"2"[..]));
     }
 }

@@ -387,3 +387,24 @@ async fn who_overhears_is_no_audience_and_holds_nobody_up() {
     let mut held = other.submit(one("events.a", "3")).await.unwrap();
     assert!(stays_open(&mut held).await);
 }
+
+#[tokio::test]
+async fn each_topic_of_a_batch_is_taken_by_someone_who_hears_it() {
+    let bench = bench(Vec::new());
+    let port = bench.port("a").await;
+    let first = bench.hear("first", "events.x.#").await;
+    let mut other = bench.hear("other", "events.y.#").await;
+    let mut batch = one("events.x.a", "x");
+    batch.push(&Topic::parse("events.y.a").unwrap(), Bytes::from_static(b"y"), 0);
+    let mut ticket = port.submit(batch).await.unwrap();
+    assert_eq!(payloads(&next(&mut other, 1).await), ["y"]);
+    other.taken();
+    let mut second = bench.hear("second", "events.x.#").await;
+    assert!(stays_open(&mut ticket).await);
+    drop(first);
+    assert_eq!(payloads(&next(&mut second, 1).await), ["x"], "nobody had taken it");
+    second.taken();
+    assert_eq!(payloads(&next(&mut other, 1).await), ["y"], "the batch is one");
+    other.taken();
+    assert_eq!(soon(ticket).await, Taken::All);
+}
