@@ -82,6 +82,8 @@ counters! {
     door_refused,
     /// Local clients sent away because they stopped reading.
     door_slow_readers,
+    /// Messages that local clients sent away had not been written. Those of batches that nobody else took are published again.
+    door_undelivered,
     /// Frames written to local clients.
     door_written,
     /// Frames read from local clients.

@@ -130,6 +130,7 @@ where
     }
     // The tokens in the outbox before the seat, as those not yet collected.
     member.close();
+    let undelivered = writer.undelivered();
     drop(writer);
     drop(seat);
     core.unregister(reader.client, None).await;
@@ -137,7 +138,8 @@ where
     match left {
         Leaving::Slow => {
             core.counters.door_slow_readers.add(1);
-            tracing::warn!(name = %member.name, "local client sent away: it stopped reading");
+            core.counters.door_undelivered.add(undelivered);
+            tracing::warn!(name = %member.name, undelivered, "local client sent away: it stopped reading");
         }
         Leaving::Wire(error) => tracing::debug!(name = %member.name, %error, "local client broke the wire"),
         Leaving::Gone | Leaving::Ended => tracing::debug!(name = %member.name, "local client left"),

@@ -19,6 +19,8 @@ pub(super) struct Outbox {
     written: u64,
     /// Tokens, each with the number of bytes that must have been written before it passes.
     tokens: VecDeque<(u64, Token)>,
+    /// Where each message ends, in bytes ever written.
+    ends: VecDeque<u64>,
     /// An empty piece, kept for its memory.
     spare: BytesMut,
 }
@@ -44,6 +46,21 @@ impl Outbox {
         let result = encode(piece);
         self.bytes += piece.len() - before;
         result
+    }
+
+    /// Appends a message.
+    pub(super) fn deliver<E>(
+        &mut self,
+        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.append(encode)?;
+        self.ends.push_back(self.written + self.bytes as u64);
+        Ok(())
+    }
+
+    /// Messages that have not been written to the end.
+    pub(super) fn undelivered(&self) -> u64 {
+        self.ends.len() as u64
     }
 
     /// Places tokens behind all that waits; those with nothing before them pass.
@@ -78,6 +95,7 @@ impl Outbox {
     }
 
     fn pass(&mut self) {
+        while self.ends.pop_front_if(|end| *end <= self.written).is_some() {}
         while self.tokens.front().is_some_and(|(behind, _)| *behind <= self.written) {
             if let Some((_, token)) = self.tokens.pop_front() {
                 token.pass();

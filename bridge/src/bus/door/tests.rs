@@ -361,7 +361,12 @@ async fn a_client_that_stops_reading_holds_up_its_own_acks_until_it_is_sent_away
     let other = port.submit(batch("control.a", [b"x".to_vec()])).await.unwrap();
     assert_eq!(soon(other).await, Taken::All, "what the stuck one does not hear goes on");
     assert_eq!(soon(ticket).await, Taken::All, "it was sent away");
-    assert_eq!(house.bus.counters().door_slow_readers.get(), 1);
+    house.until(|counters| counters.door_slow_readers.get() == 1).await;
+    let undelivered = house.bus.counters().door_undelivered.get();
+    assert!((1..4000).contains(&undelivered));
+    for _ in undelivered..4000 {
+        stuck.delivery().await;
+    }
     stuck.farewell().await;
 }
 
@@ -396,6 +401,38 @@ async fn a_client_that_reads_slowly_slows_its_publishers_and_stays() {
         assert_eq!(soon(ticket).await, Taken::All);
     }
     assert_eq!(house.bus.counters().door_slow_readers.get(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_beside_another_loses_nothing() {
+    let house = house(|config| config.outbox_bytes = 1 << 20);
+    let mut paused = house.guest("paused").await;
+    paused.topics(TopicsOf::Subscribe, &["events/#"]).await;
+    let mut brisk = house.guest("brisk").await;
+    brisk.topics(TopicsOf::Subscribe, &["events/#"]).await;
+    let port = house.port("port").await;
+    let mut tickets = Vec::new();
+    for _ in 0..100 {
+        tickets.push(port.submit(batch("events.a", (0..100).map(|_| vec![7; 1000]))).await.unwrap());
+    }
+    let brisk = async {
+        for _ in 0..10_000 {
+            brisk.delivery().await;
+        }
+    };
+    let paused = async {
+        // Longer than a pause that is worth a word, shorter than the patience of the door.
+        let sent_away = house.until(|counters| counters.door_slow_readers.get() > 0);
+        assert!(time::timeout(Duration::from_millis(2500), sent_away).await.is_err());
+        for _ in 0..10_000 {
+            paused.delivery().await;
+        }
+    };
+    tokio::join!(brisk, paused);
+    for ticket in tickets {
+        assert_eq!(soon(ticket).await, Taken::All);
+    }
+    assert_eq!(house.bus.counters().door_undelivered.get(), 0);
 }
 
 #[tokio::test]

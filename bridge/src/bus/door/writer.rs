@@ -1,9 +1,11 @@
 //! What a client hears: the broker's queue becomes bytes on its socket.
 //!
 //! The queue is drained at all times, so that the broker never waits for this client; what its socket does not take piles up
-//! in the outbox, and a client that lets too much pile up, or takes nothing for too long, is sent away.
+//! in the outbox. Half full, it holds up whoever publishes what this client must confirm, for as long as the client takes
+//! something now and then; a client that takes nothing for too long, or lets too much pile up that need not be confirmed, is
+//! sent away.
 
-use std::{io, mem, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use busrt::{EventChannel, Frame, FrameKind};
 use tokio::{
@@ -23,9 +25,6 @@ use crate::{
 /// A sign of life is sent after so much silence; clients of BUS/RT expect one now and then.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// A client that has taken nothing for so long holds up no publisher.
-const STALL: Duration = Duration::from_secs(1);
-
 /// Writes what one client hears.
 pub(super) struct Writer<W> {
     pub(super) sink: W,
@@ -42,7 +41,6 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     pub(super) async fn run(&mut self) -> Leaving {
         // When the client last took something, or had nothing to take.
         let mut progress = Instant::now();
-        let mut stalled = false;
         let mut first = None;
         loop {
             let idle = self.outbox.is_empty();
@@ -54,7 +52,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
                 progress = Instant::now();
             }
             let waits = !self.outbox.is_empty();
-            let alarm = progress + self.patience(waits, stalled);
+            let alarm = progress + if waits { self.config.slow_reader_timeout } else { SILENCE };
             tokio::select! {
                 // Writing first: as long as the socket takes bytes, nothing else needs to be asked.
                 biased;
@@ -63,9 +61,6 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
                     Ok(count) => {
                         self.outbox.advance(count);
                         progress = Instant::now();
-                        if mem::take(&mut stalled) {
-                            self.member.stall(false);
-                        }
                     }
                     Err(error) => return Leaving::from(error),
                 },
@@ -75,27 +70,18 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
                 },
                 () = self.member.wake.notified() => {}
                 () = time::sleep_until(alarm) => {
-                    if !waits {
-                        self.outbox.append(server::ping);
-                    } else if progress.elapsed() >= self.config.slow_reader_timeout {
+                    if waits {
                         return Leaving::Slow;
-                    } else {
-                        stalled = true;
-                        self.member.stall(true);
-                        self.core.table.stir();
                     }
+                    self.outbox.append(server::ping);
                 }
             }
         }
     }
 
-    /// How long after the last progress something is to be done.
-    fn patience(&self, waits: bool, stalled: bool) -> Duration {
-        match (waits, stalled) {
-            (false, _) => SILENCE,
-            (true, false) => STALL.min(self.config.slow_reader_timeout),
-            (true, true) => self.config.slow_reader_timeout,
-        }
+    /// How many messages have not been written to the end. Once the queue is closed, none is added.
+    pub(super) fn undelivered(&self) -> u64 {
+        self.outbox.undelivered() + self.queue.len() as u64
     }
 
     /// Moves everything that waits into the outbox: frames, then the tokens that stand behind them, and acks.
@@ -175,7 +161,7 @@ fn deliver(outbox: &mut Outbox, frame: &Frame) {
         topic: frame.topic().unwrap_or_default(),
     };
     let parts = [frame.header().unwrap_or_default(), frame.payload()];
-    if let Err(error) = outbox.append(|into| server::deliver(into, &envelope, &parts)) {
+    if let Err(error) = outbox.deliver(|into| server::deliver(into, &envelope, &parts)) {
         tracing::warn!(%error, sender = envelope.sender, "message does not fit into a frame");
     }
 }

@@ -3,12 +3,12 @@
 //! Every member has one owner that drains its queue at all times into an outbox with a rule (the writer of a door
 //! connection, the pump of a subscription), because the broker blocks whoever publishes to a full queue. Before they
 //! publish, publishers look whether a member [is full](Member::is_full): for a subscription they wait in any case; for a
-//! client of the door only with what must be confirmed by it, and only while it takes something. One that takes nothing
-//! is sent away in the end.
+//! client of the door only with what must be confirmed by it. One that takes nothing is sent away in the end.
+//! Who overhears is never waited for.
 
 use std::sync::{
     Arc, Mutex, PoisonError, RwLock,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use busrt::EventChannel;
@@ -52,19 +52,16 @@ struct Load {
     waiting: AtomicUsize,
     /// How many make it full.
     most: usize,
-    /// Whether it has taken nothing for a while.
-    stalled: AtomicBool,
 }
 
 impl Member {
     /// A member that is full when `most` bytes wait for it.
     pub(crate) fn new(id: u64, name: Arc<str>, queue: EventChannel, (kind, most): (Kind, usize)) -> Self {
-        let (waiting, stalled) = (AtomicUsize::new(0), AtomicBool::new(false));
         Self {
             id,
             name,
             kind,
-            load: Load { waiting, most, stalled },
+            load: Load { waiting: AtomicUsize::new(0), most },
             queue,
             posted: Mutex::new(Some(Vec::new())),
             wake: Notify::new(),
@@ -122,7 +119,6 @@ impl Member {
     /// Whether publishers should keep back what it would have to hear.
     pub(crate) fn is_full(&self) -> bool {
         self.load.waiting.load(Ordering::Acquire) >= self.load.most
-            && !self.load.stalled.load(Ordering::Acquire)
     }
 
     /// Whether what was sent by name, which no publisher keeps back, must be dropped.
@@ -150,11 +146,6 @@ impl Member {
     pub(crate) fn report(&self, waiting: usize) -> bool {
         let before = self.load.waiting.swap(waiting, Ordering::AcqRel);
         self.made_room(before, waiting)
-    }
-
-    /// Says whether a client of the door has taken nothing for a while: then nobody waits for it.
-    pub(crate) fn stall(&self, stalled: bool) {
-        self.load.stalled.store(stalled, Ordering::Release);
     }
 
     const fn made_room(&self, before: usize, after: usize) -> bool {
