@@ -4,7 +4,7 @@
 //! a [`Ticket`] for each batch, which says when the batch has been taken as its [`Route`] demands. An implementation keeps
 //! a batch until it can be taken, in order, across every outage of its broker; so a ticket never fails, it waits.
 //!
-//! Kept true: batches of one port are taken in the order they were submitted; after [`Port::close`] has returned, nothing
+//! Kept true: batches of one lane of a port are taken in the order they were submitted; after [`Port::close`] has returned, nothing
 //! of that port is published any more, and each of its tickets says whether its batch was.
 
 use std::{
@@ -146,6 +146,8 @@ pub enum Command {
     Submit {
         /// Which port.
         port: u64,
+        /// Which lane of it: batches of one lane keep their order, and wait for each other only.
+        lane: u64,
         /// What to publish.
         events: Events,
         /// Where the ticket listens.
@@ -187,7 +189,7 @@ impl Port {
         &self.name
     }
 
-    /// Hands over a batch, waiting while the publisher's queue is full.
+    /// Hands over a batch of lane 0, waiting while the publisher's queue is full.
     ///
     /// Not cancel safe: a call dropped while it waits loses the batch.
     ///
@@ -196,24 +198,26 @@ impl Port {
     /// [`PortError::Closed`], if the bus has ended.
     pub async fn submit(&self, events: Events) -> Result<Ticket, PortError> {
         let (done, taken) = oneshot::channel();
-        let command = Command::Submit { port: self.id, events, done };
+        let command = Command::Submit { port: self.id, lane: 0, events, done };
         self.queue.send(command).await.map_err(|_| PortError::Closed)?;
         Ok(Ticket(taken))
     }
 
-    /// Hands over a batch if the publisher's queue has room, and gives it back otherwise.
+    /// Hands over a batch of a lane if the publisher's queue has room, and gives it back otherwise.
+    ///
+    /// A batch that must wait holds up its lane only, where the implementation can tell lanes apart.
     ///
     /// # Errors
     ///
     /// [`Unsent`] holds the batch, or says that the bus has ended.
-    pub fn try_submit(&self, events: Events) -> Result<Ticket, Unsent> {
+    pub fn try_submit(&self, lane: u64, events: Events) -> Result<Ticket, Unsent> {
         let (done, taken) = oneshot::channel();
-        self.queue.try_send(Command::Submit { port: self.id, events, done }).map_err(
-            |error| match error {
+        self.queue.try_send(Command::Submit { port: self.id, lane, events, done }).map_err(|error| {
+            match error {
                 mpsc::error::TrySendError::Full(Command::Submit { events, .. }) => Unsent::Full(events),
                 mpsc::error::TrySendError::Full(_) | mpsc::error::TrySendError::Closed(_) => Unsent::Closed,
-            },
-        )?;
+            }
+        })?;
         Ok(Ticket(taken))
     }
 

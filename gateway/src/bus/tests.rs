@@ -173,8 +173,8 @@ async fn a_batch_of_one_collector_does_not_go_out_of_anothers_mouth() {
     let voice = bus.open(one.collector()).await.unwrap();
     let foreign = bus.open(other.collector()).await.unwrap();
     let batch = outgoing(&voice, &mut one, b"x");
-    assert!(matches!(foreign.try_send(batch), Err(Unsent::Closed)));
-    let ticket = voice.try_send(outgoing(&voice, &mut one, b"x")).unwrap();
+    assert!(matches!(foreign.try_send(0, batch), Err(Unsent::Closed)));
+    let ticket = voice.try_send(0, outgoing(&voice, &mut one, b"x")).unwrap();
     assert_eq!(submitted(&mut asked).await.events.len(), 1);
     assert_eq!(ticket.await, Taken::All);
 }
@@ -185,13 +185,13 @@ async fn a_full_bus_gives_the_batch_back() {
     let bus = AuthorizedBus::new(shelf, routes("none"));
     let mut speaker = speaker("a", "");
     let voice = bus.open(speaker.collector()).await.unwrap();
-    let _first = voice.try_send(outgoing(&voice, &mut speaker, b"1")).unwrap();
-    let Err(Unsent::Full(second)) = voice.try_send(outgoing(&voice, &mut speaker, b"2")) else {
+    let _first = voice.try_send(0, outgoing(&voice, &mut speaker, b"1")).unwrap();
+    let Err(Unsent::Full(second)) = voice.try_send(0, outgoing(&voice, &mut speaker, b"2")) else {
         panic!("the bus took more than it has room for");
     };
     submitted(&mut asked).await;
     voice.ready().await;
-    assert!(voice.try_send(second).is_ok());
+    assert!(voice.try_send(0, second).is_ok());
 }
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn events_are_wrapped_where_their_route_asks_for_it() {
     let voice = bus.open(speaker.collector()).await.unwrap();
     let mut wrapped = Vec::new();
     for payload in [b"{\"pid\": 1}".as_slice(), b"\xff\0"] {
-        let _ticket = voice.try_send(outgoing(&voice, &mut speaker, payload)).unwrap();
+        let _ticket = voice.try_send(0, outgoing(&voice, &mut speaker, payload)).unwrap();
         let events = submitted(&mut asked).await;
         let json: serde_json::Value = serde_json::from_slice(&events.events[0].payload).unwrap();
         wrapped.push(json);

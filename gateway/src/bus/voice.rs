@@ -104,17 +104,17 @@ impl Voice {
         self.bus.0.wraps
     }
 
-    /// Hands over a batch, if the bus has room for it now.
+    /// Hands over a batch, if the bus has room for it now. Batches of one lane keep their order and wait for each other only.
     ///
     /// # Errors
     ///
     /// [`Unsent`] gives the batch back, or says why it will never be taken.
-    pub fn try_send(&self, batch: Outgoing) -> Result<Ticket, Unsent> {
+    pub fn try_send(&self, lane: u64, batch: Outgoing) -> Result<Ticket, Unsent> {
         let Some(port) = self.claim.port.get().filter(|_| self.claim.is_of(&batch.collector)) else {
             return Err(Unsent::Closed);
         };
         let Outgoing { collector, events } = batch;
-        port.try_submit(events).map_err(|unsent| match unsent {
+        port.try_submit(lane, events).map_err(|unsent| match unsent {
             bus::Unsent::Closed => Unsent::Closed,
             bus::Unsent::Full(events) => Unsent::Full(Outgoing { collector, events }),
         })

@@ -32,6 +32,9 @@ use crate::{
 /// For how long the bus keeps a name that was used by a call, in case another call follows.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The lane of calls; those of streams come after it.
+pub(super) const LANE: u64 = 0;
+
 /// Most bytes of payload of all calls under way: a call whose caller gave up waits on.
 pub(super) const MOST_BYTES: usize = 64 << 20;
 
@@ -202,7 +205,7 @@ async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> 
 /// Hands a batch to the bus, waiting while that has no room.
 async fn hand_over(voice: &Voice, mut batch: Outgoing) -> Result<Ticket, Fault> {
     loop {
-        match voice.try_send(batch) {
+        match voice.try_send(LANE, batch) {
             Ok(ticket) => return Ok(ticket),
             Err(Unsent::Closed) => return Err(Fault::BusGone),
             Err(Unsent::Full(again)) => batch = again,

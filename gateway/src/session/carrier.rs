@@ -13,6 +13,7 @@ use crate::{
     bus::{Origin, Outgoing, Unsent, Voice},
     policy::{Meter, Rights},
     session::{
+        call,
         credit::{Amount, Window},
         hello::Listed,
         intake::{Bounds, Checked, Gathering},
@@ -240,7 +241,9 @@ impl Carrier {
     fn send(&mut self, waiting: Waiting) -> Result<(), Fault> {
         let Waiting { stream, mouth, mut pending, batch } = waiting;
         let Some(voice) = self.mouths.voice(mouth) else { return Err(Fault::BusGone) };
-        match voice.try_send(batch) {
+        // A lane for each stream, so that one that waits does not hold up the others.
+        let lane = u64::try_from(stream).unwrap_or_default().saturating_add(call::LANE + 1);
+        match voice.try_send(lane, batch) {
             Ok(ticket) => {
                 pending.ticket = Some(ticket);
                 self.remember(stream, pending);

@@ -13,7 +13,7 @@ use crate::{
     topic::Pattern,
 };
 
-/// The routes that are held, each with the number of ports that wait there.
+/// The routes that are held, each with the number of lanes that wait there.
 #[derive(Debug)]
 pub(super) struct Holds {
     held: Mutex<BTreeMap<String, (usize, SystemTime)>>,
@@ -30,7 +30,7 @@ impl Holds {
         self.state.subscribe()
     }
 
-    /// A port begins to wait.
+    /// A lane begins to wait.
     pub(super) fn hold(&self, route: &Pattern) {
         self.change(|held| {
             let (ports, since) = held.entry(route.to_string()).or_insert_with(|| (0, SystemTime::now()));
@@ -41,7 +41,7 @@ impl Holds {
         });
     }
 
-    /// A port no longer waits.
+    /// A lane no longer waits.
     pub(super) fn release(&self, route: &Pattern) {
         self.change(|held| {
             let name = route.to_string();

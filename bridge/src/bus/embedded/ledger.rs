@@ -27,6 +27,8 @@ use crate::{
 pub(super) struct Pending {
     /// Whose it is.
     pub(super) port: u64,
+    /// Which lane of it.
+    pub(super) lane: u64,
     /// Position among all batches of the publisher.
     pub(super) order: u64,
     pub(super) events: Events,

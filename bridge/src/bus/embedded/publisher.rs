@@ -2,7 +2,7 @@
 //!
 //! It takes all commands that wait, publishes their batches in order, and posts one barrier to each member for all of them.
 //! A batch that cannot be taken now (nobody hears its route, or somebody who does is full) waits at its port, and
-//! everything later of that port behind it.
+//! everything later of the same lane of that port behind it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -55,19 +55,26 @@ pub(super) struct Publisher {
     returns: Arc<Returns>,
     /// Number of the next batch.
     order: u64,
-    /// Ports with batches that wait, in the order in which they try again.
-    blocked: VecDeque<u64>,
+    /// Port and lane of batches that wait, in the order in which they try again.
+    blocked: VecDeque<(u64, u64)>,
     stirred: watch::Receiver<()>,
 }
 
 /// A port, from the publisher's side.
 struct Speaker {
     client: Client,
-    /// Batches that cannot be taken now, oldest first.
-    waiting: VecDeque<Pending>,
+    /// Lanes with batches that wait.
+    lanes: HashMap<u64, Lane>,
     /// Barriers with batches of this port, oldest first.
     unsettled: VecDeque<Arc<Barrier<Ledger>>>,
-    /// The route that its oldest batch waits for.
+}
+
+/// What waits in one lane of a port.
+#[derive(Default)]
+struct Lane {
+    /// Batches that cannot be taken now, oldest first.
+    waiting: VecDeque<Pending>,
+    /// The route that the oldest of them waits for.
     held: Option<usize>,
 }
 
@@ -126,7 +133,7 @@ impl Publisher {
     }
 
     fn open(&mut self, Opened { id, client, gone }: Opened) {
-        let speaker = Speaker { client, waiting: VecDeque::new(), unsettled: VecDeque::new(), held: None };
+        let speaker = Speaker { client, lanes: HashMap::new(), unsettled: VecDeque::new() };
         self.ports.insert(id, speaker);
         self.gone.push(gone.map(move |_| id).boxed());
     }
@@ -136,11 +143,12 @@ impl Publisher {
         let mut behind = 0;
         for command in commands.drain(..) {
             match command {
-                Command::Submit { port, events, done } => {
+                Command::Submit { port, lane, events, done } => {
                     let order = self.order;
                     self.order += 1;
                     behind += events.len();
-                    self.submit(Pending { port, order, events, needs: Vec::new(), done }, &mut groups).await;
+                    let batch = Pending { port, lane, order, events, needs: Vec::new(), done };
+                    self.submit(batch, &mut groups).await;
                     if behind >= BARRIER {
                         behind = 0;
                         self.post(mem::take(&mut groups));
@@ -170,13 +178,13 @@ impl Publisher {
         let Some(speaker) = self.ports.get_mut(&batch.port) else {
             return batch.tell(Taken::Withdrawn);
         };
-        if !speaker.waiting.is_empty() {
-            return speaker.waiting.push_back(batch);
+        if let Some(lane) = speaker.lanes.get_mut(&batch.lane) {
+            return lane.waiting.push_back(batch);
         }
-        let port = batch.port;
+        let place = (batch.port, batch.lane);
         if let Some((batch, wait)) = self.publish(batch, groups).await {
             self.keep_back(batch, &wait);
-            self.blocked.push_back(port);
+            self.blocked.push_back(place);
             if matches!(wait, Wait::Older) {
                 self.take_back().await;
             }
@@ -205,15 +213,16 @@ impl Publisher {
         None
     }
 
-    /// Puts a batch back where it came from: in front of its port.
+    /// Puts a batch back where it came from: in front of its lane.
     fn keep_back(&mut self, batch: Pending, wait: &Wait) {
         let Some(speaker) = self.ports.get_mut(&batch.port) else {
             return batch.tell(Taken::Withdrawn);
         };
-        speaker.waiting.push_front(batch);
+        let lane = speaker.lanes.entry(batch.lane).or_default();
+        lane.waiting.push_front(batch);
         let held = if let Wait::Unheard(route) = wait { Some(*route) } else { None };
-        if speaker.held != held {
-            let before = mem::replace(&mut speaker.held, held);
+        if lane.held != held {
+            let before = mem::replace(&mut lane.held, held);
             self.show_hold(before, held);
         }
     }
@@ -233,35 +242,35 @@ impl Publisher {
         self.resume().await;
     }
 
-    /// Takes batches back that were published to members which are gone, each to its place at its port.
+    /// Takes batches back that were published to members which are gone, each to its place in its lane.
     fn put_back(&mut self) {
         let returned = self.returns.take();
         self.core.counters.resubmitted.add(returned.len() as u64);
         for batch in returned {
-            let port = batch.port;
-            let Some(speaker) = self.ports.get_mut(&port) else {
+            let at = (batch.port, batch.lane);
+            let Some(speaker) = self.ports.get_mut(&batch.port) else {
                 batch.tell(Taken::Withdrawn);
                 continue;
             };
-            let place = speaker.waiting.partition_point(|other| other.order < batch.order);
-            speaker.waiting.insert(place, batch);
-            if !self.blocked.contains(&port) {
-                self.blocked.push_back(port);
+            let waiting = &mut speaker.lanes.entry(batch.lane).or_default().waiting;
+            waiting.insert(waiting.partition_point(|other| other.order < batch.order), batch);
+            if !self.blocked.contains(&at) {
+                self.blocked.push_back(at);
             }
         }
     }
 
-    /// Lets every blocked port try again. Those that got nothing through come first the next time.
+    /// Lets every blocked lane try again. Those that got nothing through come first the next time.
     async fn resume(&mut self) {
         let mut groups = Vec::new();
         let (mut stuck, mut moved) = (VecDeque::new(), VecDeque::new());
-        for port in mem::take(&mut self.blocked) {
+        for place in mem::take(&mut self.blocked) {
             let mut progress = false;
-            while let Some(batch) = self.ports.get_mut(&port).and_then(|s| s.waiting.pop_front()) {
+            while let Some(batch) = self.lane(place).and_then(|lane| lane.waiting.pop_front()) {
                 if let Some((batch, wait)) = self.publish(batch, &mut groups).await {
                     self.keep_back(batch, &wait);
                     if matches!(wait, Wait::Older) {
-                        // To their places, maybe before this one; their ports try again too, for they have woken the task.
+                        // To their places, maybe before this one; all try again, for they have woken the task.
                         self.put_back();
                         continue;
                     }
@@ -269,22 +278,29 @@ impl Publisher {
                 }
                 progress = true;
             }
-            match self.ports.get_mut(&port) {
-                Some(speaker) if speaker.waiting.is_empty() => {
-                    let before = speaker.held.take();
+            match self.lane(place) {
+                Some(lane) if lane.waiting.is_empty() => {
+                    let before = lane.held;
                     self.show_hold(before, None);
+                    if let Some(speaker) = self.ports.get_mut(&place.0) {
+                        speaker.lanes.remove(&place.1);
+                    }
                 }
-                Some(_) if progress => moved.push_back(port),
-                Some(_) => stuck.push_back(port),
+                Some(_) if progress => moved.push_back(place),
+                Some(_) => stuck.push_back(place),
                 None => {}
             }
         }
-        for port in stuck.into_iter().chain(moved) {
-            if !self.blocked.contains(&port) {
-                self.blocked.push_back(port);
+        for place in stuck.into_iter().chain(moved) {
+            if !self.blocked.contains(&place) {
+                self.blocked.push_back(place);
             }
         }
         self.post(groups);
+    }
+
+    fn lane(&mut self, (port, lane): (u64, u64)) -> Option<&mut Lane> {
+        self.ports.get_mut(&port)?.lanes.get_mut(&lane)
     }
 
     /// Posts one barrier for each group.
@@ -315,10 +331,10 @@ impl Publisher {
             self.open(opened);
         }
         let Some(speaker) = self.ports.remove(&port) else { return };
-        self.blocked.retain(|blocked| *blocked != port);
-        self.show_hold(speaker.held, None);
-        for batch in speaker.waiting {
-            batch.tell(Taken::Withdrawn);
+        self.blocked.retain(|blocked| blocked.0 != port);
+        for lane in speaker.lanes.into_values() {
+            self.show_hold(lane.held, None);
+            lane.waiting.into_iter().for_each(|batch| batch.tell(Taken::Withdrawn));
         }
         for barrier in speaker.unsettled {
             barrier.outcome().withdraw(port);
@@ -362,7 +378,7 @@ mod tests {
             let mut events = Events::default();
             events.push(&Topic::parse("events.a").unwrap(), Bytes::from(order.to_string()), 0);
             let (done, ticket) = oneshot::channel();
-            (Pending { port: id, order, events, needs: Vec::new(), done }, ticket)
+            (Pending { port: id, lane: 0, order, events, needs: Vec::new(), done }, ticket)
         };
 
         let first = hear("first").await;

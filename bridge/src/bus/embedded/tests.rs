@@ -408,3 +408,24 @@ async fn each_topic_of_a_batch_is_taken_by_someone_who_hears_it() {
     other.taken();
     assert_eq!(soon(ticket).await, Taken::All);
 }
+
+#[tokio::test]
+async fn a_held_lane_does_not_hold_up_the_others_of_its_port() {
+    let bench = bench(vec![rule("telemetry.#", Confirm::Socket, Unheard::Hold)]);
+    let port = bench.port("a").await;
+    let mut engine = bench.hear("engine", "events.#").await;
+    let mut held = port.try_submit(1, one("telemetry.a", "1")).unwrap();
+    let mut behind = port.try_submit(1, one("events.a", "2")).unwrap();
+    let other = port.try_submit(2, one("events.a", "3")).unwrap();
+    assert_eq!(payloads(&next(&mut engine, 1).await), ["3"]);
+    engine.taken();
+    assert_eq!(soon(other).await, Taken::All);
+    assert!(stays_open(&mut held).await && stays_open(&mut behind).await);
+    let mut later = bench.hear("later", "telemetry.#").await;
+    assert_eq!(payloads(&next(&mut later, 1).await), ["1"]);
+    assert_eq!(payloads(&next(&mut engine, 1).await), ["2"]);
+    later.taken();
+    engine.taken();
+    assert_eq!((soon(held).await, soon(behind).await), (Taken::All, Taken::All));
+    assert!(bench.held().is_empty());
+}

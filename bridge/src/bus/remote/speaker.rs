@@ -313,7 +313,7 @@ impl Speaker {
     fn heed(&mut self, heard: Heard) {
         match heard {
             Heard::Ask(Command::Close { port, done }) => self.close(port, Some(done)),
-            Heard::Ask(Command::Submit { port, events, done }) => {
+            Heard::Ask(Command::Submit { port, events, done, .. }) => {
                 match self.ports.get(&port).filter(|member| member.open) {
                     Some(member) => self.ledger.push(port, &member.prefix, events, done),
                     None => done.send(Taken::Withdrawn).unwrap_or_default(),

@@ -170,7 +170,7 @@ async fn broker(
         }
         tokio::select! {
             command = asked.recv() => match command {
-                Some(Command::Submit { port, events, done }) if !closed.contains(&port) => {
+                Some(Command::Submit { port, events, done, .. }) if !closed.contains(&port) => {
                     waiting.push((port, events, done));
                 }
                 Some(Command::Submit { .. }) => {}
