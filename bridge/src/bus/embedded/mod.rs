@@ -11,8 +11,8 @@
 //! a batch, and barriers say when he has. Publishing costs the broker a lock that many publishers fight over, so a few
 //! tasks publish for all ports, each frame under its port's own name.
 //!
-//! Kept true: nobody waits for a queue that its owner does not drain; a ticket is told once; a batch whose whole audience
-//! went away before taking it is published again, or held, never confirmed.
+//! Kept true: nobody waits for a queue that its owner does not drain; a ticket is told once; a batch that has a topic whose
+//! whole audience went away before taking it is published again, or held, never confirmed.
 
 use std::{
     fmt,

@@ -15,6 +15,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task,
+    time::{self, Instant},
 };
 
 use crate::bus::{
@@ -58,6 +59,8 @@ pub(super) struct Publisher {
     /// Port and lane of batches that wait, in the order in which they try again.
     blocked: VecDeque<(u64, u64)>,
     stirred: watch::Receiver<()>,
+    /// When batches that wait for a route to settle try again.
+    settled: Option<Instant>,
 }
 
 /// A port, from the publisher's side.
@@ -86,6 +89,8 @@ enum Wait {
     Full,
     /// Something older has just come back.
     Older,
+    /// Its route has just begun to be heard, and somebody may still be about to subscribe to its topic.
+    Settling,
 }
 
 impl Publisher {
@@ -102,6 +107,7 @@ impl Publisher {
             resolver: Resolver::new(Arc::clone(&core)),
             returns: Arc::default(),
             order: 0,
+            settled: None,
             blocked: VecDeque::new(),
             stirred: core.table.stirred(),
             core,
@@ -121,6 +127,10 @@ impl Publisher {
                 () = returns.wake.notified() => self.take_back().await,
                 Some(port) = self.gone.next(), if !self.gone.is_empty() => self.close(port, None).await,
                 Ok(()) = self.stirred.changed(), if !self.blocked.is_empty() => self.resume().await,
+                () = until(self.settled), if self.settled.is_some() => {
+                    self.settled = None;
+                    self.resume().await;
+                }
                 count = self.commands.recv_many(&mut commands, WAKE) => {
                     if count == 0 {
                         return;
@@ -197,6 +207,10 @@ impl Publisher {
         if let Some(held) = topics.iter().find(|topic| topic.is_held()) {
             return Some((batch, Wait::Unheard(held.route)));
         }
+        if let Some(until) = topics.iter().filter_map(|topic| topic.settling()).max() {
+            self.settled = Some(self.settled.map_or(until, |earlier| earlier.min(until)));
+            return Some((batch, Wait::Settling));
+        }
         if topics.iter().any(|topic| topic.must_wait()) {
             return Some((batch, Wait::Full));
         }
@@ -220,7 +234,11 @@ impl Publisher {
         };
         let lane = speaker.lanes.entry(batch.lane).or_default();
         lane.waiting.push_front(batch);
-        let held = if let Wait::Unheard(route) = wait { Some(*route) } else { None };
+        let held = match wait {
+            Wait::Unheard(route) => Some(*route),
+            Wait::Settling => lane.held,
+            Wait::Full | Wait::Older => None,
+        };
         if lane.held != held {
             let before = mem::replace(&mut lane.held, held);
             self.show_hold(before, held);
@@ -346,53 +364,13 @@ impl Publisher {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::{
-        bus::{Broker, Bus, BusName, Routes, embedded},
-        event::Events,
-        lifecycle::Lifecycle,
-        topic::Topic,
-    };
-
-    #[tokio::test]
-    async fn what_comes_back_within_a_turn_goes_before_what_follows_it() {
-        let routes = Routes::new(Vec::new(), Broker::Embedded).unwrap();
-        let (bus, tasks) = embedded::open(embedded::Config::default(), routes);
-        let life = Lifecycle::new();
-        tasks.into_iter().for_each(|task| life.leash().spawn(task));
-        let core = Arc::clone(bus.core());
-        let (_opened, opening) = mpsc::channel(1);
-        let (_commands, commanded) = mpsc::channel(1);
-        let mut publisher = Publisher::new(Arc::clone(&core), opening, commanded);
-        let (client, id) = core.register("port", 1).await.unwrap();
-        let (_port, gone) = oneshot::channel();
-        publisher.open(Opened { id, client, gone });
-        let hear = async |name: &str| {
-            bus.subscribe(&BusName::parse(name).unwrap(), &["events.#".parse().unwrap()]).await.unwrap()
-        };
-        let pending = |order: u64| {
-            let mut events = Events::default();
-            events.push(&Topic::parse("events.a").unwrap(), Bytes::from(order.to_string()), 0);
-            let (done, ticket) = oneshot::channel();
-            (Pending { port: id, lane: 0, order, events, needs: Vec::new(), done }, ticket)
-        };
-
-        let first = hear("first").await;
-        let (mut groups, (one, _one), (two, _two)) = (Vec::new(), pending(1), pending(2));
-        publisher.submit(one, &mut groups).await;
-        let mut second = hear("second").await;
-        drop(first);
-        publisher.submit(two, &mut groups).await;
-        publisher.post(groups);
-        publisher.take_back().await;
-        let mut heard = Vec::new();
-        while heard.len() < 2 {
-            assert!(second.next(&mut heard, 1).await);
-        }
-        assert_eq!((&heard[0].payload[..], &heard[1].payload[..]), (&b"1"[..], &b"2"[..]));
+/// Ends at that time, if there is one.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

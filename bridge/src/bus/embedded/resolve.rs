@@ -1,6 +1,8 @@
 //! What a topic means to a publisher: its route and who hears it, looked up once per topic and generation of the table.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::{
     bus::{
@@ -12,6 +14,13 @@ use crate::{
 
 /// Most topics remembered; beyond that all are looked up again.
 const REMEMBERED: usize = 16_384;
+
+/// A route that begins to be heard is not yet judged by who does, for so long after the last subscription: a client that
+/// subscribes to several topics may do so in several frames.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// The longest that this takes, however many subscribe.
+const SETTLE_AT_MOST: Duration = Duration::from_secs(1);
 
 /// What a topic means.
 #[derive(Debug)]
@@ -26,12 +35,19 @@ pub(super) struct Resolved {
     pub(super) route: usize,
     /// Whether some subscription overlaps its route.
     pub(super) heard: bool,
+    /// Until when somebody may still be about to subscribe to it: nobody has, but its route has just begun to be heard.
+    settles: Option<Instant>,
 }
 
 impl Resolved {
     /// Whether its batches wait for a subscriber.
     pub(super) const fn is_held(&self) -> bool {
         matches!(self.unheard, Unheard::Hold) && !self.heard
+    }
+
+    /// Until when its batches wait for a subscriber although their route is heard.
+    pub(super) fn settling(&self) -> Option<Instant> {
+        self.settles.filter(|until| Instant::now() < *until)
     }
 
     /// Whether it should not be published now: the table will stir when it may.
@@ -47,8 +63,18 @@ impl Resolved {
 pub(super) struct Resolver {
     core: Arc<Core>,
     topics: HashMap<Topic, (u64, Arc<Resolved>)>,
-    /// The routes seen so far, and whether they were heard in a generation.
-    routes: Vec<(Pattern, u64, bool)>,
+    /// The routes seen so far.
+    routes: Vec<Seen>,
+}
+
+/// A route seen before.
+#[derive(Debug)]
+struct Seen {
+    pattern: Pattern,
+    /// The generation of the table to which the answer belongs.
+    generation: u64,
+    /// Since when it is heard, as far as was asked.
+    heard: Option<Instant>,
 }
 
 impl Resolver {
@@ -69,9 +95,13 @@ impl Resolver {
         let core = Arc::clone(&self.core);
         let rule = core.routes.of(topic);
         let route = self.number(&rule.pattern);
-        let heard = !audience.is_empty() || self.is_heard(route, now);
+        let since = if audience.is_empty() { self.heard(route, now) } else { None };
+        let heard = !audience.is_empty() || since.is_some();
         let (confirm, unheard) = (rule.confirm, rule.unheard);
-        let resolved = Arc::new(Resolved { audience, overhearers, confirm, unheard, route, heard });
+        let settles = since.filter(|_| unheard == Unheard::Hold).and_then(|since| {
+            self.core.table.subscribed().map(|last| (last + SETTLE).min(since + SETTLE_AT_MOST))
+        });
+        let resolved = Arc::new(Resolved { audience, overhearers, confirm, unheard, route, heard, settles });
         if self.topics.len() >= REMEMBERED {
             self.topics.clear();
         }
@@ -81,23 +111,24 @@ impl Resolver {
 
     /// The pattern of a route.
     pub(super) fn pattern(&self, route: usize) -> Option<&Pattern> {
-        self.routes.get(route).map(|(pattern, ..)| pattern)
+        self.routes.get(route).map(|seen| &seen.pattern)
     }
 
     fn number(&mut self, pattern: &Pattern) -> usize {
-        self.routes.iter().position(|(known, ..)| known == pattern).unwrap_or_else(|| {
+        self.routes.iter().position(|seen| seen.pattern == *pattern).unwrap_or_else(|| {
             // No generation is that high: not yet asked.
-            self.routes.push((pattern.clone(), u64::MAX, false));
+            self.routes.push(Seen { pattern: pattern.clone(), generation: u64::MAX, heard: None });
             self.routes.len() - 1
         })
     }
 
-    fn is_heard(&mut self, route: usize, now: u64) -> bool {
-        let Some((pattern, generation, heard)) = self.routes.get_mut(route) else { return false };
-        if *generation != now {
-            *heard = self.core.table.hears(pattern);
-            *generation = now;
+    fn heard(&mut self, route: usize, now: u64) -> Option<Instant> {
+        let seen = self.routes.get_mut(route)?;
+        if seen.generation != now {
+            let heard = self.core.table.hears(&seen.pattern);
+            seen.heard = heard.then(|| seen.heard.unwrap_or_else(Instant::now));
+            seen.generation = now;
         }
-        *heard
+        seen.heard
     }
 }

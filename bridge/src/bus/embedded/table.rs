@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     bus::embedded::{Core, filter::Index, member::Member},
@@ -36,6 +36,8 @@ struct Entries {
     overheard: Index,
     members: HashMap<u64, Entry>,
     names: HashMap<Arc<str>, u64>,
+    /// When an audience last grew.
+    subscribed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -79,9 +81,14 @@ impl Table {
     /// Adds filters of a member.
     pub(crate) fn subscribe<'a>(&self, id: u64, filters: impl IntoIterator<Item = &'a str>) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let Entries { index, overheard, members, .. } = &mut *entries;
+        let Entries { index, overheard, members, subscribed, .. } = &mut *entries;
         let Some(entry) = members.get_mut(&id) else { return };
-        let index = if entry.member.overhears() { overheard } else { index };
+        let index = if entry.member.overhears() {
+            overheard
+        } else {
+            *subscribed = Some(Instant::now());
+            index
+        };
         for filter in filters {
             if entry.filters.insert(filter.into()) {
                 index.insert(filter, id);
@@ -133,6 +140,11 @@ impl Table {
     pub(crate) fn hears(&self, pattern: &Pattern) -> bool {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         pattern.bus_forms().iter().any(|form| entries.index.overlaps(form))
+    }
+
+    /// When an audience last grew; read it after asking whether something is heard.
+    pub(crate) fn subscribed(&self) -> Option<Instant> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).subscribed
     }
 
     /// The member of that name.

@@ -429,3 +429,27 @@ async fn a_held_lane_does_not_hold_up_the_others_of_its_port() {
     assert_eq!((soon(held).await, soon(behind).await), (Taken::All, Taken::All));
     assert!(bench.held().is_empty());
 }
+
+#[tokio::test]
+async fn a_client_that_subscribes_in_several_frames_misses_nothing_that_was_held() {
+    let bench = bench(Vec::new());
+    let port = bench.port("a").await;
+    let mut held = port.submit(one("events.network.a", "1")).await.unwrap();
+    assert!(stays_open(&mut held).await);
+    let mut engine = bench.hear("engine", "events.process.#").await;
+    assert!(stays_open(&mut held).await, "it may be about to subscribe to more");
+    let mut more = bench.hear("engine-2", "events.network.#").await;
+    assert_eq!(payloads(&next(&mut more, 1).await), ["1"]);
+    more.taken();
+    assert_eq!(soon(held).await, Taken::All);
+
+    drop((engine, more));
+    let mut held = port.submit(one("events.file.a", "2")).await.unwrap();
+    while bench.held().is_empty() {
+        assert!(stays_open(&mut held).await);
+    }
+    engine = bench.hear("engine-3", "events.process.#").await;
+    assert_eq!(soon(held).await, Taken::All, "nobody came");
+    assert_eq!(bench.bus.counters().passed_over.get(), 1);
+    assert!(engine.next(&mut Vec::new(), 1).now_or_never().is_none());
+}
