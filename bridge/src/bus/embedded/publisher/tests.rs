@@ -15,7 +15,9 @@ async fn what_comes_back_within_a_turn_goes_before_what_follows_it() {
     let routes = Routes::new(Vec::new(), Broker::Embedded).unwrap();
     let (bus, tasks) = embedded::open(embedded::Config::default(), routes);
     let life = Lifecycle::new();
-    tasks.into_iter().for_each(|task| life.leash().spawn(task));
+    for task in tasks {
+        life.leash().spawn(task);
+    }
     let core = Arc::clone(bus.core());
     let (_opened, opening) = mpsc::channel(1);
     let (_commands, commanded) = mpsc::channel(1);
