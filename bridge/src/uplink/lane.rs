@@ -122,7 +122,7 @@ impl Lane {
 
     /// How many of the events in hand the window admits now.
     pub(super) fn admitted(&self, window: &Window) -> u64 {
-        self.pending.as_ref().map_or(0, |parcel| window.admits(self.flight.load(), parcel.wanted()))
+        self.pending.as_ref().map_or(0, |parcel| window.admits(self.flight.load(), parcel.load()))
     }
 
     /// Takes what is in hand, or as much of it as is admitted, as the frame to send.

@@ -53,20 +53,15 @@ impl Parcel {
         }
     }
 
-    /// What it takes of the window. A gap takes nothing.
+    /// What it takes of the window. A gap holds no event and is not sent without credit either: a gateway keeps it until
+    /// it is settled.
     pub(super) fn load(&self) -> Load {
         match self {
             Self::Events { events, .. } => {
-                Load { events: events.len() as u64, bytes: events.payload_bytes() as u64 }
+                Load { events: events.len() as u64, bytes: events.payload_bytes() as u64, gaps: 0 }
             }
-            Self::Gap { .. } => Load { events: 0, bytes: 0 },
+            Self::Gap { .. } => Load { gaps: 1, ..Load::default() },
         }
-    }
-
-    /// What must be free in the window. A gap is not sent without credit either.
-    pub(super) fn wanted(&self) -> Load {
-        let Load { events, bytes } = self.load();
-        Load { events: events.max(1), bytes }
     }
 
     /// The number and size of its first event, if that fits in no message of `max_message` bytes.

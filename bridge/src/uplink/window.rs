@@ -13,21 +13,30 @@ pub(super) struct Credit {
     pub(super) bytes: u64,
 }
 
-/// An amount of events.
+/// An amount of events and gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Load {
     pub(super) events: u64,
     pub(super) bytes: u64,
+    /// Gaps, each of which counts as an event against the credit.
+    pub(super) gaps: u64,
 }
 
 impl Load {
+    /// What it counts against a credit of events.
+    pub(super) const fn count(self) -> u64 {
+        self.events.saturating_add(self.gaps)
+    }
+
     const fn add(&mut self, other: Self) {
         self.events = self.events.saturating_add(other.events);
+        self.gaps = self.gaps.saturating_add(other.gaps);
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
 
     const fn sub(&mut self, other: Self) {
         self.events = self.events.saturating_sub(other.events);
+        self.gaps = self.gaps.saturating_sub(other.gaps);
         self.bytes = self.bytes.saturating_sub(other.bytes);
     }
 }
@@ -41,7 +50,7 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) const fn new(credit: Credit) -> Self {
-        Self { credit, in_flight: Load { events: 0, bytes: 0 } }
+        Self { credit, in_flight: Load { events: 0, bytes: 0, gaps: 0 } }
     }
 
     pub(super) const fn replace(&mut self, credit: Credit) {
@@ -71,17 +80,18 @@ impl Window {
         if events == 0 {
             return 0;
         }
-        if self.in_flight.events == 0 {
+        let count = wanted.count();
+        if self.in_flight.count() == 0 {
             // The bytes of one batch are always admitted.
-            return wanted.events.min(events);
+            return count.min(events);
         }
         let fits = |used: u64, more: u64, all: u64| used.saturating_add(more) <= all;
-        let whole = fits(self.in_flight.events, wanted.events, events)
+        let whole = fits(self.in_flight.count(), count, events)
             && fits(self.in_flight.bytes, wanted.bytes, bytes)
-            && (own.events == 0
-                || (fits(own.events, wanted.events, events - events / PARTS)
+            && (own.count() == 0
+                || (fits(own.count(), count, events - events / PARTS)
                     && fits(own.bytes, wanted.bytes, bytes - bytes / PARTS)));
-        if whole { wanted.events } else { 0 }
+        if whole { count } else { 0 }
     }
 
     pub(super) const fn sent(&mut self, load: Load) {
@@ -139,11 +149,26 @@ mod tests {
     use super::*;
 
     const fn load(events: u64, bytes: u64) -> Load {
-        Load { events, bytes }
+        Load { events, bytes, gaps: 0 }
     }
 
     fn window(events: u64, bytes: u64) -> Window {
         Window::new(Credit { events, bytes })
+    }
+
+    #[test]
+    fn a_gap_takes_the_room_of_an_event() {
+        let mut window = window(8, 800);
+        let (mut critical, gap) = (Flight::default(), Load { gaps: 1, ..Load::default() });
+        window.sent(load(7, 7));
+        critical.push(7, load(7, 7));
+        assert_eq!(window.admits(critical.load(), gap), 0, "its stream leaves room to others");
+        assert_eq!(window.admits(Load::default(), gap), 1);
+        window.sent(gap);
+        assert_eq!(window.admits(Load::default(), gap), 0);
+        assert_eq!(window.in_flight().events, 7);
+        window.settled(gap);
+        assert_eq!(window.admits(Load::default(), gap), 1);
     }
 
     #[test]
