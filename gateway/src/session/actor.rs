@@ -143,9 +143,10 @@ where
                     room?;
                     self.speak();
                 }
-                () = room(stuck), if is_stuck => self.carrier.resume().await?,
-                () = until(held) => self.carrier.pump().await?,
-                frame = self.inbound.next(), if reads => self.read(frame).await?,
+                () = room(stuck), if is_stuck => self.carrier.resume()?,
+                () = until(held) => self.carrier.pump()?,
+                () = self.carrier.mouths.opened() => self.carrier.pump()?,
+                frame = self.inbound.next(), if reads => self.read(frame)?,
             }
         }
     }
@@ -173,8 +174,7 @@ where
         if orders.has(Order::Rejudge) {
             let rights = self.judge.renew(&self.carrier.rights)?;
             self.seat.live.set_roles(rights.roles());
-            self.carrier.mouths.rejudge(&rights);
-            self.carrier.rights = rights;
+            self.carrier.rejudge(rights)?;
         }
         if orders.has(Order::Drain) && self.clocks.drained.is_none() {
             let drain = v1::Drain {
@@ -214,6 +214,7 @@ where
             let credit = self.carrier.window.tick();
             self.grant(credit);
         }
+        self.carrier.sweep(now);
         self.carrier.show();
         self.arm();
         Ok(())
@@ -232,7 +233,7 @@ where
     }
 
     /// Reads a frame and those that are already here, then hands over what they brought.
-    async fn read(&mut self, first: Option<Result<v1::LinkRequest, Status>>) -> Result<(), Fault> {
+    fn read(&mut self, first: Option<Result<v1::LinkRequest, Status>>) -> Result<(), Fault> {
         let now = Instant::now();
         self.seat.live.hear(now);
         let was_grown = self.carrier.window.is_grown();
@@ -257,7 +258,7 @@ where
                 None => break,
             }
         }
-        self.carrier.pump().await?;
+        self.carrier.pump()?;
         self.carrier.show();
         if self.carrier.window.is_grown() && !was_grown {
             self.clocks.next_tick = now + TICK;
@@ -272,7 +273,10 @@ where
                 let credit = self.carrier.receive(batch)?;
                 self.grant(credit);
             }
-            Some(link_request::Frame::Gap(gap)) => self.carrier.receive_gap(&gap)?,
+            Some(link_request::Frame::Gap(gap)) => {
+                let credit = self.carrier.receive_gap(&gap)?;
+                self.grant(credit);
+            }
             Some(link_request::Frame::Ping(ping)) => {
                 self.outbox.say(Frame::Pong(v1::Pong { nonce: ping.nonce }));
             }
@@ -298,10 +302,12 @@ where
     /// Settles what can be, withdraws the rest, gives up the seat, and says why.
     async fn leave(mut self, ended: Result<Farewell, Fault>) {
         self.carrier.give_up();
+        self.carrier.mouths.retire();
         let grace = if matches!(ended, Err(Fault::Cut | Fault::Denied(_))) { Duration::ZERO } else { GRACE };
         if time::timeout(grace, self.carrier.streams.all_settled()).await.is_err() {
+            let closing = self.carrier.mouths.close();
             let withdrawn = async {
-                self.carrier.mouths.close().await;
+                closing.await;
                 self.carrier.streams.all_settled().await;
             };
             if time::timeout(VERDICT, withdrawn).await.is_err() {

@@ -3,14 +3,18 @@
 //! What was read waits in a backlog while the peer is over its rate or the bus has no room, so that pings behind it are
 //! still answered; the credit bounds the backlog. What is handed over is remembered by its stream until it is settled.
 
-use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use daemoneye_bridge::event::Seq;
 use daemoneye_proto::v1;
 use tokio::time::Instant;
 
 use crate::{
-    bus::{Origin, Outgoing, Unsent, Voice},
+    bus::{Origin, Unsent, Voice},
     policy::{Meter, Rights},
     session::{
         call,
@@ -19,9 +23,10 @@ use crate::{
         intake::{Bounds, Checked, Gathering},
         live::Live,
         metrics::Tally,
-        mouths::Mouths,
+        mouths::{Found, Mouths},
         status::Fault,
         stream::{Pending, Streams, Weight},
+        waiting::Waiting,
     },
 };
 
@@ -55,6 +60,9 @@ enum Read {
     Gap { stream: usize, duplicates: u64, first: Seq, last: Seq },
 }
 
+/// How long to wait for a collector's place while all have unsettled events.
+const CROWDED: Duration = Duration::from_millis(100);
+
 /// What a gap weighs.
 const GAP: Weight = Weight { amount: Amount { events: 1, bytes: 0 }, batches: 1 };
 
@@ -63,14 +71,6 @@ struct Gathered {
     stream: usize,
     mouth: usize,
     gathering: Gathering,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    stream: usize,
-    mouth: usize,
-    pending: Pending,
-    batch: Outgoing,
 }
 
 /// What a carrier is made of.
@@ -123,8 +123,8 @@ impl Carrier {
         Ok(credit)
     }
 
-    /// Takes a gap in.
-    pub(super) fn receive_gap(&mut self, gap: &v1::Gap) -> Result<(), Fault> {
+    /// Takes a gap in; answers with a new credit, if it should be raised.
+    pub(super) fn receive_gap(&mut self, gap: &v1::Gap) -> Result<Option<Amount>, Fault> {
         let stream = self.find("gap.stream", &gap.stream)?;
         let count = gap.last_seq.checked_sub(gap.first_seq).and_then(|count| count.checked_add(1));
         let count = count.ok_or_else(|| Fault::broken("gap.last_seq", "below first_seq"))?;
@@ -136,8 +136,7 @@ impl Carrier {
         }
         self.backlog.push_back(Read::Gap { stream, duplicates, first: gap.first_seq, last: gap.last_seq });
         // A gap holds no event, but it is kept until it is settled, and a flood of them must not be.
-        self.window.received(GAP.amount);
-        Ok(())
+        Ok(self.window.received(GAP.amount))
     }
 
     fn find(&self, field: &'static str, id: &[u8]) -> Result<usize, Fault> {
@@ -156,7 +155,7 @@ impl Carrier {
     }
 
     /// Judges what was read and hands it over, until the peer's rate or the bus says wait.
-    pub(super) async fn pump(&mut self) -> Result<(), Fault> {
+    pub(super) fn pump(&mut self) -> Result<(), Fault> {
         let now = Instant::now();
         self.held_until = None;
         while self.unsent.is_none()
@@ -174,7 +173,12 @@ impl Carrier {
                 continue;
             }
             match read {
-                Read::Batch { stream, checked } => self.judge(stream, checked, now).await?,
+                Read::Batch { stream, checked } => {
+                    if let Some(waits) = self.judge(stream, checked, now)? {
+                        self.backlog.push_front(Read::Batch { stream, checked: waits });
+                        break;
+                    }
+                }
                 Read::Gap { stream, duplicates, first, last } => {
                     self.pass(stream, (first, last), duplicates, now);
                 }
@@ -192,29 +196,40 @@ impl Carrier {
             && self.mouths.is(gathered.mouth, &checked.batch.collector)
     }
 
-    async fn judge(&mut self, stream: usize, checked: Checked, now: Instant) -> Result<(), Fault> {
+    /// Judges a batch; gives it back if its collector has no voice yet.
+    fn judge(&mut self, stream: usize, checked: Checked, now: Instant) -> Result<Option<Checked>, Fault> {
         let amount = checked.amount;
+        let found = self.mouths.find(&checked.batch.collector, &self.rights, &self.streams)?;
+        let mouth = match found {
+            Found::At(mouth) => Ok(mouth),
+            Found::Refused(rejection) => Err(rejection),
+            Found::Opening => return Ok(Some(checked)),
+            Found::Full => {
+                self.held_until = Some(now + CROWDED);
+                return Ok(Some(checked));
+            }
+        };
         self.meter.charge(now, amount.events, amount.bytes, self.rights.limits());
-        let mouth = match self.mouths.find(&checked.batch.collector, &self.rights).await? {
+        let mouth = match mouth {
             Ok(mouth) => mouth,
             Err(rejection) => {
                 let rejected = checked.refuse(&rejection);
                 let weight = Weight { amount, batches: 1 };
                 let last = checked.last();
                 self.remember(stream, Pending { last, ticket: None, rejected, weight, since: now });
-                return Ok(());
+                return Ok(None);
             }
         };
         let max_payload = self.max_payload();
-        let Some(found) = self.mouths.get(mouth) else { return Ok(()) };
-        let Ok(speaker) = &mut found.speaker else { return Ok(()) };
+        let Some(found) = self.mouths.get(mouth) else { return Ok(None) };
+        let Ok(speaker) = &mut found.speaker else { return Ok(None) };
         let bounds = Bounds { max_payload, keep_seqs: found.voice.wraps() };
         let gathered = self.gathered.get_or_insert_with(|| {
             let gathering = Gathering::new(speaker.permit());
             Gathered { stream, mouth, gathering }
         });
         gathered.gathering.add(checked, speaker, bounds);
-        Ok(())
+        Ok(None)
     }
 
     /// Hands what was gathered to the bus.
@@ -235,6 +250,7 @@ impl Carrier {
         }
         let id = self.listed.get(stream).map(|listed| listed.id);
         let batch = found.voice.seal(permit, events, &Origin { stream: id, seqs: &seqs });
+        self.mouths.note(mouth, stream, last, now);
         self.send(Waiting { stream, mouth, pending, batch })
     }
 
@@ -285,11 +301,32 @@ impl Carrier {
     }
 
     /// Tries again what found no room, and goes on.
-    pub(super) async fn resume(&mut self) -> Result<(), Fault> {
+    pub(super) fn resume(&mut self) -> Result<(), Fault> {
         if let Some(waiting) = self.unsent.take() {
             self.send(waiting)?;
         }
-        self.pump().await
+        self.pump()
+    }
+
+    /// Takes new rights: what waits for room on the bus is judged by them too.
+    pub(super) fn rejudge(&mut self, rights: Rights) -> Result<(), Fault> {
+        self.mouths.rejudge(&rights);
+        self.rights = rights;
+        let Some(mut waiting) = self.unsent.take() else { return Ok(()) };
+        if let Some(mouth) = self.mouths.get(waiting.mouth) {
+            waiting.withhold(&mut mouth.speaker);
+        }
+        if waiting.batch.is_empty() {
+            self.remember(waiting.stream, waiting.pending);
+            return self.pump();
+        }
+        self.unsent = Some(waiting);
+        Ok(())
+    }
+
+    /// Lets go of names that nobody uses.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        self.mouths.sweep(&self.streams, now);
     }
 
     /// Until when the peer's rate holds it back.

@@ -160,7 +160,7 @@ pub(super) struct Rejection {
 }
 
 impl Rejection {
-    fn of(self, seq: Seq) -> v1::Rejected {
+    pub(super) fn of(self, seq: Seq) -> v1::Rejected {
         v1::Rejected { seq, code: self.code.into(), reason: self.reason }
     }
 

@@ -158,6 +158,11 @@ impl Live {
         }
     }
 
+    /// The peer has let go of a collector's name; its own it keeps.
+    pub(super) fn speaks_no_more_as(&self, collector: &str) {
+        self.varying().speaks_as.retain(|known| known != collector || known == self.peer.name());
+    }
+
     fn varying(&self) -> MutexGuard<'_, Varying> {
         self.varying.lock().unwrap_or_else(PoisonError::into_inner)
     }

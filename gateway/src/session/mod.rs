@@ -34,6 +34,7 @@ mod registry;
 mod service;
 mod status;
 mod stream;
+mod waiting;
 
 use std::{sync::Arc, time::Duration};
 

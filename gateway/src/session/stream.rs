@@ -123,6 +123,11 @@ impl Stream {
         self.pending.is_empty()
     }
 
+    /// The highest number settled.
+    pub(super) fn hwm(&self) -> Seq {
+        self.mark.hwm()
+    }
+
     /// Whether an ack is due.
     pub(super) const fn is_due(&self) -> bool {
         self.untold.due

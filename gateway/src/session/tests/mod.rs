@@ -3,6 +3,7 @@
 mod calls;
 mod endings;
 mod flow;
+mod names;
 mod wire;
 
 use std::{
@@ -72,13 +73,15 @@ impl Stage {
     }
 
     fn configured(session: &str, rules: &str) -> Self {
-        let life = Lifecycle::new();
         let (shelf, asked) = Shelf::new(64);
-        let taken = Arc::default();
-        let (open, is_open) = watch::channel(true);
-        life.leash().spawn(broker(asked, is_open, Arc::clone(&taken)));
-        let stage = Self::on(shelf, life, session, rules);
-        Self { taken, open, ..stage }
+        let stage = Self::on(shelf, Lifecycle::new(), session, rules);
+        stage.serve(asked);
+        stage
+    }
+
+    /// Begins to answer what is asked of the bus.
+    fn serve(&self, asked: mpsc::Receiver<Command>) {
+        self.life.leash().spawn(broker(asked, self.open.subscribe(), Arc::clone(&self.taken)));
     }
 
     fn on(bus: Arc<dyn Bus>, life: Lifecycle, session: &str, rules: &str) -> Self {
@@ -258,6 +261,12 @@ impl Peer {
     /// Waits until `seq` is acknowledged.
     async fn acked(&mut self, seq: u64) {
         while self.ack().await.acked < seq {}
+    }
+
+    /// Waits until everything sent has been heard.
+    async fn heard(&mut self) {
+        self.send(link_request::Frame::Ping(v1::Ping { nonce: 77 })).await;
+        while !matches!(self.next().await, Ok(Some(Frame::Pong(v1::Pong { nonce: 77 })))) {}
     }
 
     /// How the session ends, passing over everything before.
