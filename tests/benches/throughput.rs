@@ -113,8 +113,7 @@ async fn foreign(connections: usize, batch: usize) {
 
 async fn heard(name: &'static str, world: &mut World, socket: &Path, connections: usize, batch: usize) {
     let mut counter = Program::start(COUNTER, &[text(socket)], world.folder.path());
-    let received =
-        |counter: &Program| counter.log().lines().filter_map(|line| line.parse::<u64>().ok()).last();
+    let received = |counter: &Program| counter.log().lines().rev().find_map(|line| line.parse::<u64>().ok());
     within(Duration::from_secs(10), "the subscriber is there", || received(&counter).is_some()).await;
     let mut load = Load::begin(world.address, &peers(world, connections), plan(batch)).await;
     let row = measure(name, connections, batch, &mut load, world.gateway().id()).await;

@@ -31,7 +31,7 @@ async fn the_demo_loses_nothing_and_shows_who_is_refused() {
         assert!(log.contains(refusal), "{refusal}: {log}");
     }
     for site in ["site-a", "site-b"] {
-        let row = log.lines().filter(|line| line.starts_with(&format!("{site}/procmond-1"))).last().unwrap();
+        let row = log.lines().rfind(|line| line.starts_with(&format!("{site}/procmond-1"))).unwrap();
         let numbers: Vec<u64> =
             row.split_whitespace().skip(1).take(5).map(|word| word.parse().unwrap()).collect();
         let [sent, acked, received, lost, duplicates] = numbers[..] else { panic!("{row}") };
