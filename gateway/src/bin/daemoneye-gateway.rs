@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use daemoneye_bridge::{leaf, lifecycle::Signals, log, settings::Chain};
 use daemoneye_gateway::{
-    app::{BindError, Gateway},
+    app::{Addresses, BindError, Gateway},
     config::Config,
     demo::{self, Post},
     telemetry::metrics,
@@ -79,8 +79,11 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) if args.check => check(&args),
-        Command::Run(args) => run(&args.config, future::pending()).await,
-        Command::DemoGateway { config } => run(&config, demo::hung_up().cancelled_owned()).await,
+        Command::Run(args) => run(&args.config, future::pending(), |_| {}).await,
+        Command::DemoGateway { config } => {
+            let tell = |bound: &Addresses| demo::announce(bound.collectors, bound.admin);
+            run(&config, demo::hung_up().cancelled_owned(), tell).await
+        }
         Command::Leaf(args) => leaf::main(args).await,
         Command::Demo(Demo { time, keep }) => match demo::run(demo::Options { time, keep }).await {
             Ok(demo::Outcome::Whole) => ExitCode::SUCCESS,
@@ -113,8 +116,12 @@ fn check(args: &Run) -> ExitCode {
     }
 }
 
-/// Runs the gateway until it is told to stop, or `over` ends.
-async fn run(config: &Path, over: impl Future<Output = ()> + Send) -> ExitCode {
+/// Runs the gateway until it is told to stop, or `over` ends; `tell` learns where it listens.
+async fn run(
+    config: &Path,
+    over: impl Future<Output = ()> + Send,
+    tell: impl FnOnce(&Addresses),
+) -> ExitCode {
     let config = match Config::load(config) {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
@@ -126,6 +133,7 @@ async fn run(config: &Path, over: impl Future<Output = ()> + Send) -> ExitCode {
     };
     match Gateway::bind(config).await {
         Ok(gateway) => {
+            tell(gateway.addresses());
             let stop = async {
                 tokio::select! {
                     () = stop => {}

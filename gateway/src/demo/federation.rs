@@ -2,11 +2,13 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use daemoneye_bridge::{bus::PortError, topic::TopicError};
+use futures_util::{StreamExt, future};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time;
 
@@ -15,6 +17,7 @@ use crate::{
         GATEWAY, LEAF, ask,
         child::{Child, ChildError},
         folder::{Folder, FolderError},
+        report,
         screen::{TooLong, patiently},
     },
     pki::{self, Authority, FileError, PkiError},
@@ -74,21 +77,17 @@ bytes_per_second = "64 MiB"
 connections = 1
 "#;
 
-/// Where the gateway listens.
-#[derive(Clone, Copy, Debug)]
+/// Where the gateway listens, as it tells its parent.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Addresses {
     pub(super) collectors: SocketAddr,
     pub(super) admin: SocketAddr,
 }
 
-impl Addresses {
-    /// Chooses two ports that are free now.
-    pub(super) fn choose() -> io::Result<Self> {
-        // Both at once, or they might be the same.
-        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let (collectors, admin) = (free()?, free()?);
-        Ok(Self { collectors: collectors.local_addr()?, admin: admin.local_addr()? })
-    }
+/// Tells the parent where the gateway listens.
+pub fn announce(collectors: SocketAddr, admin: SocketAddr) {
+    // If nobody listens, the end of standard input will say so.
+    drop(report::line(&Addresses { collectors, admin }));
 }
 
 /// Makes the certificates of all: a root, an authority below it, the gateway and three leaves, and one leaf's of elsewhere.
@@ -121,33 +120,37 @@ fn tls_files(folder: &Folder, stem: &str) -> serde_json::Value {
 pub(super) async fn start_gateway(folder: &Folder) -> Result<(Child, Addresses), DemoError> {
     let policy = folder.settings("policy");
     std::fs::write(&policy, POLICY).map_err(|source| FolderError::Write { path: policy.clone(), source })?;
-    let addresses = Addresses::choose().map_err(DemoError::Ports)?;
+    // A port that is free now; the gateway tells which.
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let settings = folder.write_settings(
         "gateway",
         &json!({
-            "tcp": { "bind_address": addresses.collectors, "tls_config": tls_files(folder, "gateway") },
+            "tcp": { "bind_address": any, "tls_config": tls_files(folder, "gateway") },
             "identity": { "trust_domain": TRUST_DOMAIN },
             "policy": { "file": policy },
             "bus": { "broker": "embedded" },
             "unix_socket": { "socket_path": folder.socket() },
             "state": { "directory": folder.path().join("state") },
-            "admin": { "bind_address": addresses.admin },
+            "admin": { "bind_address": any },
             // Its leaves are gone by then.
             "drain": { "announce": "0s", "spread": "1s", "deadline": "10s" },
         }),
     )?;
     let args = [GATEWAY.as_ref(), settings.as_os_str()];
     let mut gateway = Child::start("gateway", args, &folder.log("gateway"))?;
+    let mut told = gateway.reports::<Addresses>();
     let ready = async {
+        let Some(addresses) = told.next().await else { return future::pending().await };
         while !ask::is_ready(addresses.admin).await {
-            time::sleep(Duration::from_millis(50)).await;
+            time::sleep(Duration::from_millis(20)).await;
         }
+        addresses
     };
     let ready = patiently("the gateway", Duration::from_secs(30), ready);
     tokio::select! {
         biased;
         error = gateway.ended() => Err(error.into()),
-        ready = ready => ready.map(|()| (gateway, addresses)).map_err(Into::into),
+        ready = ready => ready.map(|addresses| (gateway, addresses)).map_err(Into::into),
     }
 }
 
@@ -205,9 +208,6 @@ pub enum DemoError {
     /// A certificate could not be made.
     #[error(transparent)]
     Pki(#[from] PkiError),
-    /// No port is free.
-    #[error("could not find free ports on the loopback interface")]
-    Ports(#[source] io::Error),
     /// Signals cannot be obeyed.
     #[error("could not listen for signals")]
     Signals(#[source] io::Error),

@@ -36,7 +36,7 @@ mod tally;
 
 pub use child::hung_up;
 pub use collector::{CollectorError, Post, collect};
-pub use federation::DemoError;
+pub use federation::{DemoError, announce};
 pub use naps::NAP;
 pub use show::run;
 

@@ -26,10 +26,19 @@ impl Report {
     ///
     /// The parent no longer listens.
     pub(super) fn tell(&self) -> io::Result<()> {
-        let mut line = serde_json::to_vec(self)?;
-        line.push(b'\n');
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(&line)?;
-        stdout.flush()
+        line(self)
     }
+}
+
+/// Says something to the parent, on a line of its own.
+///
+/// # Errors
+///
+/// The parent no longer listens.
+pub(super) fn line(report: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&line)?;
+    stdout.flush()
 }

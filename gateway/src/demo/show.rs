@@ -1,6 +1,12 @@
 //! The course of a demo: set up, watch, stop from the producers on, count.
 
-use std::{collections::BTreeMap, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use daemoneye_bridge::{
     bus::{Bus, BusName, Message, Subscription, remote},
@@ -86,8 +92,8 @@ struct Show {
     /// Keeps the subscription's connection.
     _bus: Arc<remote::Remote>,
     tally: Tally,
-    /// Refusals that were already told.
-    told: usize,
+    /// Reasons of the gateway that were already told.
+    told: BTreeSet<String>,
     tail: Tail,
     naps: Naps,
 }
@@ -124,7 +130,7 @@ impl Show {
             subscription,
             _bus: bus,
             tally: Tally::default(),
-            told: 0,
+            told: BTreeSet::new(),
             tail: Tail::new(),
             naps: Naps::new(folder.path()).map_err(DemoError::Naps)?,
         })
@@ -195,13 +201,14 @@ impl Show {
 
     /// Tells what the gateway says of those whom it turned away, each once.
     async fn tell_refusals(&mut self) {
-        // Newest first; the API has them a moment later than who was refused.
+        // The API has them a moment later than who was refused.
         let refusals = ask::refusals(self.addresses.admin).await.unwrap_or_default();
-        for refusal in refusals.iter().rev().skip(self.told) {
-            let ask::Refusal { stage, reason, detail, hint } = refusal;
+        for ask::Refusal { stage, reason, detail, hint } in refusals {
+            if !self.told.insert(reason.clone()) {
+                continue;
+            }
             tell(&format!("the gateway says why: {stage}, {reason}: {detail}; {hint}"));
         }
-        self.told = self.told.max(refusals.len());
     }
 
     /// Stops producers first, then leaves, then the gateway, so that nothing is on its way when it is counted.
