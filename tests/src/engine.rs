@@ -14,11 +14,11 @@ use std::{
 };
 
 use busrt::{
-    QoS,
+    EventChannel, FrameData, QoS,
     client::AsyncClient,
     ipc::{Client, Config},
 };
-use tokio::{task::JoinHandle, time};
+use tokio::{sync::Notify, task::JoinHandle, time};
 
 /// What an [`Engine`] has heard.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +88,7 @@ impl Books {
 pub struct Engine {
     books: Arc<Mutex<Books>>,
     connected: Arc<AtomicBool>,
+    leave: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -96,8 +97,15 @@ impl Engine {
     pub fn attach(socket: &Path) -> Self {
         let books = Arc::new(Mutex::new(Books::default()));
         let connected = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(hear(socket.to_owned(), Arc::clone(&books), Arc::clone(&connected)));
-        Self { books, connected, task }
+        let leave = Arc::new(Notify::new());
+        let ear = Ear {
+            path: socket.to_owned(),
+            books: Arc::clone(&books),
+            connected: Arc::clone(&connected),
+            leave: Arc::clone(&leave),
+        };
+        let task = tokio::spawn(ear.hear());
+        Self { books, connected, leave, task }
     }
 
     /// Whether it is subscribed now.
@@ -115,9 +123,16 @@ impl Engine {
         self.books.lock().expect("no reader panics").frames
     }
 
-    /// Goes away at once.
-    pub fn detach(self) -> Books {
-        self.task.abort();
+    /// Goes away in order: has its subscription ended, and takes all that was sent to it before.
+    ///
+    /// # Panics
+    ///
+    /// If the broker does not confirm that in time.
+    pub async fn leave(mut self) -> Books {
+        self.leave.notify_one();
+        crate::eventually::soon("the engine leaves", &mut self.task)
+            .await
+            .expect("the engine does not panic");
         self.books()
     }
 }
@@ -128,26 +143,75 @@ impl Drop for Engine {
     }
 }
 
-async fn hear(socket: PathBuf, books: Arc<Mutex<Books>>, connected: Arc<AtomicBool>) {
-    let path = socket.to_str().expect("test paths are UTF-8");
-    loop {
-        let config = Config::new(path, "engine").timeout(Duration::from_secs(10));
-        if let Ok(mut client) = Client::connect(&config).await {
-            let events = client.take_event_channel().expect("a new client has its channel");
-            let asked = client.subscribe("events/#", QoS::Processed).await;
-            if let Ok(Some(confirmed)) = asked
-                && matches!(time::timeout(Duration::from_secs(10), confirmed).await, Ok(Ok(Ok(()))))
-            {
-                connected.store(true, Ordering::Release);
-                while let Ok(frame) = events.recv().await {
-                    if frame.topic().is_some_and(|topic| topic.starts_with("events/")) {
-                        books.lock().expect("no reader panics").enter(frame.sender(), frame.payload());
+/// The engine's task.
+struct Ear {
+    path: PathBuf,
+    books: Arc<Mutex<Books>>,
+    connected: Arc<AtomicBool>,
+    leave: Arc<Notify>,
+}
+
+impl Ear {
+    async fn hear(self) {
+        let path = self.path.to_str().expect("test paths are UTF-8");
+        loop {
+            let config = Config::new(path, "engine").timeout(Duration::from_secs(10));
+            if let Ok(mut client) = Client::connect(&config).await {
+                let events = client.take_event_channel().expect("a new client has its channel");
+                let asked = client.subscribe(FILTER, QoS::Processed).await;
+                if let Ok(Some(confirmed)) = asked
+                    && matches!(time::timeout(Duration::from_secs(10), confirmed).await, Ok(Ok(Ok(()))))
+                {
+                    self.connected.store(true, Ordering::Release);
+                    let leaves = self.listen(&events).await;
+                    if leaves && self.say_goodbye(&mut client, &events).await {
+                        return;
                     }
+                    self.connected.store(false, Ordering::Release);
                 }
-                connected.store(false, Ordering::Release);
+            }
+            // The broker is away; there is nothing to wait for but its return.
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Enters what is heard until the broker goes, or the engine shall leave.
+    async fn listen(&self, events: &EventChannel) -> bool {
+        loop {
+            tokio::select! {
+                frame = events.recv() => match frame {
+                    Ok(frame) => self.enter(&frame),
+                    Err(_) => return false,
+                },
+                () = self.leave.notified() => return true,
             }
         }
-        // The broker is away; there is nothing to wait for but its return.
-        time::sleep(Duration::from_millis(20)).await;
+    }
+
+    /// Ends the subscription; what came before the broker's confirmation is in the channel by then.
+    async fn say_goodbye(&self, client: &mut Client, events: &EventChannel) -> bool {
+        let Ok(Some(mut confirmed)) = client.unsubscribe(FILTER, QoS::Processed).await else { return false };
+        let ended = loop {
+            tokio::select! {
+                frame = events.recv() => match frame {
+                    Ok(frame) => self.enter(&frame),
+                    Err(_) => break false,
+                },
+                ended = &mut confirmed => break matches!(ended, Ok(Ok(()))),
+            }
+        };
+        while let Ok(frame) = events.try_recv() {
+            self.enter(&frame);
+        }
+        ended
+    }
+
+    fn enter(&self, frame: &FrameData) {
+        if frame.topic().is_some_and(|topic| topic.starts_with("events/")) {
+            self.books.lock().expect("no reader panics").enter(frame.sender(), frame.payload());
+        }
     }
 }
+
+/// What an engine hears.
+const FILTER: &str = "events/#";

@@ -83,7 +83,7 @@ async fn with_gateway(world: &mut World, socket: std::path::PathBuf, rate: Optio
     eventually("the engine is there", || engine.is_connected()).await;
     let (confirmed, repeated) = producer.finish().await;
     settle(&engine, &leaf).await;
-    judge(what, &engine.detach(), "collector.site-a.leaf-1", confirmed, repeated);
+    judge(what, &engine.books(), "collector.site-a.leaf-1", confirmed, repeated);
     assert_eq!(repeated, 0, "the leaf never went away");
 }
 
@@ -124,5 +124,5 @@ async fn a_killed_leaf_loses_nothing_it_confirmed() {
     eventually("the producer is back", || producer.confirmed() > before).await;
     let (confirmed, repeated) = producer.finish().await;
     settle(&engine, &leaf).await;
-    judge("leaf killed", &engine.detach(), "collector.site-a.leaf-1", confirmed, repeated);
+    judge("leaf killed", &engine.books(), "collector.site-a.leaf-1", confirmed, repeated);
 }

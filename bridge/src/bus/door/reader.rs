@@ -231,13 +231,17 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn exclude(&mut self, topics: &Topics) -> Result<Served, Code> {
         topics.iter().try_for_each(guard::filter)?;
         for topic in topics.iter() {
-            if self.member.exclude(topic) > self.config.max_subscriptions {
+            let excluded = self.member.exclude(topic);
+            if excluded > self.config.max_subscriptions {
                 self.member.unexclude(topic);
+            }
+            // Before the broker: our table must not promise what the broker no longer delivers.
+            self.core.table.changed();
+            if excluded > self.config.max_subscriptions {
                 return Err(Code::BUSY);
             }
             self.client.exclude(topic, QoS::No).await.map_err(|error| code_of(&error))?;
         }
-        self.core.table.changed();
         Ok(Served::Done)
     }
 

@@ -8,7 +8,7 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError, RwLock,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use busrt::EventChannel;
@@ -30,6 +30,8 @@ pub(crate) struct Member {
     pub(crate) wake: Notify,
     /// Topics that its subscriptions match, but which it does not want.
     excluded: RwLock<Vec<Box<str>>>,
+    /// How often it has given up hearing something while it stayed.
+    departures: AtomicU64,
 }
 
 /// What a member is.
@@ -66,6 +68,7 @@ impl Member {
             posted: Mutex::new(Some(Vec::new())),
             wake: Notify::new(),
             excluded: RwLock::default(),
+            departures: AtomicU64::new(0),
         }
     }
 
@@ -152,6 +155,17 @@ impl Member {
         before >= self.load.most && after < self.load.most
     }
 
+    /// Notes that it gives up hearing something. Said before the broker knows, so that whoever published to it meanwhile
+    /// finds the number changed.
+    pub(crate) fn depart(&self) {
+        self.departures.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often it has given up hearing something.
+    pub(crate) fn departures(&self) -> u64 {
+        self.departures.load(Ordering::Acquire)
+    }
+
     /// Whether it does not want `topic`.
     pub(crate) fn excludes(&self, topic: &str) -> bool {
         let excluded = self.excluded.read().unwrap_or_else(PoisonError::into_inner);
@@ -164,6 +178,8 @@ impl Member {
         if !excluded.iter().any(|known| **known == *filter) {
             excluded.push(filter.into());
         }
+        // Behind the entry: who reads the old number reads it before he looks for the entry, or finds the number changed.
+        self.depart();
         excluded.len()
     }
 

@@ -26,7 +26,7 @@ use crate::bus::{
         group::{Group, confirm, is_broken},
         ledger::{Ledger, Pending, Returns},
         put::put,
-        resolve::Resolver,
+        resolve::{Resolver, delivered},
     },
 };
 
@@ -85,7 +85,7 @@ struct Lane {
 enum Wait {
     /// Nobody hears this route.
     Unheard(usize),
-    /// Somebody who hears it has too much to read, or all who do are just going away.
+    /// Somebody who hears it has too much to read, or all who do are just going away, or have just unsubscribed.
     Full,
     /// Something older has just come back.
     Older,
@@ -223,6 +223,10 @@ impl Publisher {
         }
         let speaker = self.ports.get_mut(&batch.port)?;
         put(&self.core, &mut speaker.client, &batch.events, &topics).await;
+        // Somebody may have unsubscribed since the topics were resolved: he will pass the barrier, and has not heard it.
+        let Some(topics) = topics.iter().map(delivered).collect::<Option<Vec<_>>>() else {
+            return Some((batch, Wait::Full));
+        };
         confirm(&self.core, batch, &topics, groups);
         None
     }

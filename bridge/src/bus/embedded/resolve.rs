@@ -27,6 +27,8 @@ const SETTLE_AT_MOST: Duration = Duration::from_secs(1);
 pub(super) struct Resolved {
     /// Who hears it.
     pub(super) audience: Box<[Arc<Member>]>,
+    /// How often each of them had given up hearing something.
+    departures: Box<[u64]>,
     /// Who hears it too, if it is published.
     pub(super) overhearers: Box<[Arc<Member>]>,
     pub(super) confirm: Confirm,
@@ -56,6 +58,25 @@ impl Resolved {
         let counts = |member: &&Arc<Member>| member.is_in_process() || self.confirm == Confirm::Socket;
         gone || self.audience.iter().filter(counts).any(|member| member.is_full())
     }
+}
+
+/// What `topic` means once something was published to it: without those of its audience who have given up hearing
+/// something meanwhile, for the broker may not have delivered to them. `None` if that is everybody.
+pub(super) fn delivered(topic: &Arc<Resolved>) -> Option<Arc<Resolved>> {
+    let stayed = |(member, before): &(&Arc<Member>, &u64)| member.departures() == **before;
+    let pairs = || topic.audience.iter().zip(&topic.departures);
+    if pairs().all(|pair| stayed(&pair)) {
+        return Some(Arc::clone(topic));
+    }
+    let (audience, departures): (Vec<_>, Vec<_>) =
+        pairs().filter(stayed).map(|(member, before)| (Arc::clone(member), *before)).unzip();
+    let rest = Resolved {
+        audience: audience.into(),
+        departures: departures.into(),
+        overhearers: topic.overhearers.clone(),
+        ..**topic
+    };
+    (!rest.audience.is_empty()).then(|| Arc::new(rest))
 }
 
 /// A memory of topics.
@@ -90,7 +111,8 @@ impl Resolver {
         {
             return Arc::clone(resolved);
         }
-        let audience = self.core.table.audience(topic.slashed());
+        let (audience, departures): (Vec<_>, Vec<_>) =
+            self.core.table.hearers(topic.slashed()).into_iter().unzip();
         let overhearers = self.core.table.overhearers(topic.slashed());
         let core = Arc::clone(&self.core);
         let rule = core.routes.of(topic);
@@ -101,7 +123,10 @@ impl Resolver {
         let settles = since.filter(|_| unheard == Unheard::Hold).and_then(|since| {
             self.core.table.subscribed().map(|last| (last + SETTLE).min(since + SETTLE_AT_MOST))
         });
-        let resolved = Arc::new(Resolved { audience, overhearers, confirm, unheard, route, heard, settles });
+        let (audience, departures) = (audience.into(), departures.into());
+        let resolved =
+            Resolved { audience, departures, overhearers, confirm, unheard, route, heard, settles };
+        let resolved = Arc::new(resolved);
         if self.topics.len() >= REMEMBERED {
             self.topics.clear();
         }
@@ -130,5 +155,48 @@ impl Resolver {
             seen.generation = now;
         }
         seen.heard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use busrt::{broker::Broker, client::AsyncClient};
+
+    use super::*;
+    use crate::bus::embedded::member::Kind;
+
+    async fn member(broker: &Broker, id: u64, name: &str) -> Arc<Member> {
+        let mut client = broker.register_client(name).await.unwrap();
+        let queue = client.take_event_channel().unwrap();
+        Arc::new(Member::new(id, name.into(), queue, (Kind::Door, 1)))
+    }
+
+    fn resolved(audience: &[Arc<Member>]) -> Arc<Resolved> {
+        Arc::new(Resolved {
+            audience: audience.into(),
+            departures: audience.iter().map(|member| member.departures()).collect(),
+            overhearers: Box::default(),
+            confirm: Confirm::Socket,
+            unheard: Unheard::Hold,
+            route: 0,
+            heard: true,
+            settles: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn who_unsubscribes_while_it_is_published_has_not_heard_it() {
+        let broker = Broker::new();
+        let (stays, leaves) = (member(&broker, 1, "stays").await, member(&broker, 2, "leaves").await);
+        let (both, one) =
+            (resolved(&[Arc::clone(&stays), Arc::clone(&leaves)]), resolved(&[Arc::clone(&leaves)]));
+        assert!(Arc::ptr_eq(&delivered(&both).unwrap(), &both));
+
+        leaves.exclude("events/process/start");
+
+        let rest = delivered(&both).unwrap();
+        assert_eq!(rest.audience.iter().map(|member| member.id).collect::<Vec<_>>(), [1]);
+        assert!(delivered(&one).is_none(), "nobody is left to confirm it");
+        assert!(delivered(&resolved(&[])).is_some(), "nobody was to hear it");
     }
 }

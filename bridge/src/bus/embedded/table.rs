@@ -103,6 +103,8 @@ impl Table {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let Entries { index, overheard, members, .. } = &mut *entries;
         let Some(entry) = members.get_mut(&id) else { return };
+        // Under the lock, as it is read: see [`Self::hearers`].
+        entry.member.depart();
         let index = if entry.member.overhears() { overheard } else { index };
         for filter in filters {
             if entry.filters.remove(filter) {
@@ -115,25 +117,30 @@ impl Table {
 
     /// Who hears a slashed topic, in the order of ids.
     pub(crate) fn audience(&self, topic: &str) -> Box<[Arc<Member>]> {
+        self.hearers(topic).into_iter().map(|(member, _)| member).collect()
+    }
+
+    /// Who hears a slashed topic, in the order of ids, each with its departures as they were when it did.
+    pub(crate) fn hearers(&self, topic: &str) -> Vec<(Arc<Member>, u64)> {
         self.holders(topic, |entries| &entries.index)
     }
 
     /// Who overhears a slashed topic, in the order of ids.
     pub(crate) fn overhearers(&self, topic: &str) -> Box<[Arc<Member>]> {
-        self.holders(topic, |entries| &entries.overheard)
+        self.holders(topic, |entries| &entries.overheard).into_iter().map(|(member, _)| member).collect()
     }
 
-    fn holders(&self, topic: &str, index: impl FnOnce(&Entries) -> &Index) -> Box<[Arc<Member>]> {
+    fn holders(&self, topic: &str, index: impl FnOnce(&Entries) -> &Index) -> Vec<(Arc<Member>, u64)> {
         let mut ids = Vec::new();
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         index(&entries).holders(topic, &mut ids);
         ids.sort_unstable();
         ids.dedup();
         let found = ids.iter().filter_map(|id| entries.members.get(id)).map(|entry| &entry.member);
-        let mut members: Vec<_> = found.cloned().collect();
+        let mut members: Vec<_> = found.map(|member| (Arc::clone(member), member.departures())).collect();
         drop(entries);
-        members.retain(|member| !member.excludes(topic));
-        members.into()
+        members.retain(|(member, _)| !member.excludes(topic));
+        members
     }
 
     /// Whether some subscription overlaps `pattern`. Who overhears does not count.
