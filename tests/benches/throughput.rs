@@ -55,7 +55,8 @@ async fn main() {
         socket(8, 128).await;
     }
     if wanted("foreign") {
-        foreign(8, 128).await;
+        foreign("foreign_paced", 8, Plan { rate: Some(PACE), ..plan(128) }).await;
+        foreign("foreign", 8, plan(128)).await;
     }
     if wanted("idle") {
         idle(500).await;
@@ -94,11 +95,15 @@ async fn socket(connections: usize, batch: usize) {
     let mut world = world(GATEWAY, "");
     world.start().await;
     let socket = world.socket();
-    heard("socket", &mut world, &socket, connections, batch).await;
+    heard("socket", &mut world, &socket, connections, plan(batch)).await;
 }
 
-/// Somebody else's broker, with a subscriber process on it.
-async fn foreign(connections: usize, batch: usize) {
+/// Batches a second that the subscriber of somebody else's broker keeps up with: that broker does not hold up whoever
+/// publishes, it sends the subscriber away.
+const PACE: u32 = 1_500;
+
+/// Somebody else's broker, with a subscriber process on it. Paced, the subscriber must receive all.
+async fn foreign(name: &'static str, connections: usize, plan: Plan) {
     let probe = world(GATEWAY, "");
     let socket = probe.path("broker.sock");
     let broker = Program::start(BROKER, &[text(&socket)], probe.folder.path());
@@ -107,16 +112,16 @@ async fn foreign(connections: usize, batch: usize) {
         format!("[bus]\nbroker = \"foreign\"\n[bus.foreign]\nsocket_path = \"{}\"\n", socket.display());
     let mut world = world(GATEWAY, &extra);
     world.start().await;
-    heard("foreign", &mut world, &socket, connections, batch).await;
+    heard(name, &mut world, &socket, connections, plan).await;
     drop(broker);
 }
 
-async fn heard(name: &'static str, world: &mut World, socket: &Path, connections: usize, batch: usize) {
+async fn heard(name: &'static str, world: &mut World, socket: &Path, connections: usize, plan: Plan) {
     let mut counter = Program::start(COUNTER, &[text(socket)], world.folder.path());
     let received = |counter: &Program| counter.log().lines().rev().find_map(|line| line.parse::<u64>().ok());
     within(Duration::from_secs(10), "the subscriber is there", || received(&counter).is_some()).await;
-    let mut load = Load::begin(world.address, &peers(world, connections), plan(batch)).await;
-    let row = measure(name, connections, batch, &mut load, world.gateway().id()).await;
+    let mut load = Load::begin(world.address, &peers(world, connections), plan).await;
+    let row = measure(name, connections, plan.batch, &mut load, world.gateway().id()).await;
     let acked = load.finish().await;
     // With a foreign broker the last ones may still be in its queues.
     let patience = tokio::time::timeout(Duration::from_secs(10), async {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use daemoneye_tests::{
     engine::{Books, Engine},
     eventually,
-    process::Program,
     producer::Producer,
     world::{Leaf, World},
 };
@@ -100,8 +99,7 @@ async fn a_killed_gateway_before_a_foreign_broker_loses_nothing_acknowledged() {
     let mut world = World::new(PROGRAMS, "");
     let socket = world.path("broker.sock");
     world.configure(&crate::foreign(&socket, ENVELOPE));
-    let path = socket.to_str().expect("test paths are UTF-8");
-    let _broker = Program::start(crate::BROKER, &[path], world.folder.path());
+    let _broker = crate::broker(&socket, world.folder.path());
     eventually("the broker answers", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
     world.start().await;
     with_gateway(&mut world, socket, Some(4000), "gateway killed, foreign broker").await;

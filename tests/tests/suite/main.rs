@@ -12,7 +12,10 @@ mod publish;
 
 use std::path::Path;
 
-use daemoneye_tests::world::{Programs, World};
+use daemoneye_tests::{
+    process::Program,
+    world::{Programs, World},
+};
 
 /// The programs of this workspace, built with this test.
 const PROGRAMS: Programs = Programs {
@@ -22,6 +25,15 @@ const PROGRAMS: Programs = Programs {
 
 /// The `busrt` crate's own broker.
 const BROKER: &str = env!("CARGO_BIN_EXE_busrt-broker");
+
+/// Somebody else's broker at `socket`: the real `busrtd` where there is one, else the same in a program of ours.
+fn broker(socket: &Path, folder: &Path) -> Program {
+    let path = socket.to_str().expect("test paths are UTF-8");
+    match std::env::var("DAEMONEYE_TEST_BUSRTD") {
+        Ok(busrtd) => Program::start(&busrtd, &["-B", path], folder),
+        Err(_) => Program::start(BROKER, &[path], folder),
+    }
+}
 
 /// A federation in a temporary folder, with something added to the gateway's configuration.
 fn world(extra: &str) -> World {

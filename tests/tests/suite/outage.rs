@@ -10,7 +10,6 @@ use std::{
 use daemoneye_tests::{
     engine::{Books, Engine},
     eventually,
-    process::Program,
     producer::Producer,
     stubborn::Stubborn,
     world::{Leaf, World, skipped},
@@ -87,9 +86,8 @@ async fn a_foreign_broker_may_go_and_come_back() {
     let mut world = World::new(PROGRAMS, "");
     let socket = world.path("broker.sock");
     world.configure(&crate::foreign(&socket, ENVELOPE));
-    let path = socket.to_str().expect("test paths are UTF-8").to_owned();
     let folder = world.folder.path().to_owned();
-    let broker = || Program::start(crate::BROKER, &[&path], &folder);
+    let broker = || crate::broker(&socket, &folder);
     let mut running = broker();
     world.start().await;
     let engine = Engine::attach(&socket);

@@ -125,7 +125,11 @@ impl Tmpfs {
         match mounted {
             Ok(output) if output.status.success() => Some(Self(directory)),
             _ => {
-                println!("SKIPPED: needs root to mount a small tmpfs");
+                // Past the harness, which shows what is printed by tests that fail only.
+                drop(std::io::Write::write_all(
+                    &mut std::io::stderr(),
+                    b"SKIPPED: needs root to mount a small tmpfs\n",
+                ));
                 None
             }
         }
