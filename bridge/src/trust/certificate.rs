@@ -14,6 +14,7 @@ pub struct Certificate {
     subject: String,
     issuer: String,
     serial: String,
+    serial_bytes: Box<[u8]>,
     not_before: SystemTime,
     not_after: SystemTime,
     names: Names,
@@ -59,6 +60,7 @@ impl Certificate {
             subject: parsed.subject().to_string(),
             issuer: parsed.issuer().to_string(),
             serial: hex(parsed.raw_serial()),
+            serial_bytes: parsed.raw_serial().into(),
             not_before: moment(parsed.validity().not_before),
             not_after: moment(parsed.validity().not_after),
             names,
@@ -87,6 +89,12 @@ impl Certificate {
     #[must_use]
     pub fn serial(&self) -> &str {
         &self.serial
+    }
+
+    /// Serial number, as the octets of its encoding.
+    #[must_use]
+    pub const fn serial_bytes(&self) -> &[u8] {
+        &self.serial_bytes
     }
 
     /// Begin of validity.

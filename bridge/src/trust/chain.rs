@@ -16,7 +16,7 @@ use std::{
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use crate::trust::{Certificate, RefusalReason, Role, provider};
+use crate::trust::{Certificate, Link, RefusalReason, Role, provider};
 
 /// Most certificates that a peer may present; webpki spends 150 ms on eleven that lead nowhere.
 pub const MAX_CHAIN: usize = 5;
@@ -97,6 +97,7 @@ impl Anchors {
             leaf: certificate,
             der: leaf.clone().into_owned(),
             anchor: path.anchor,
+            links: path.links.into(),
             not_after,
         })
     }
@@ -108,6 +109,7 @@ impl Anchors {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Path, RefusalReason> {
+        let certificate = Certificate::parse(leaf).map_err(|_| RefusalReason::Malformed)?;
         let leaf = EndEntityCert::try_from(leaf).map_err(|error| RefusalReason::of(&error))?;
         let usage = match role {
             Role::Client => KeyUsage::client_auth(),
@@ -134,11 +136,15 @@ impl Anchors {
             })?;
         let anchor = self.anchor(&path).ok_or(RefusalReason::UnknownIssuer)?;
         let mut not_after = anchor.certificate.not_after();
+        let (mut links, mut signed) = (Vec::new(), certificate);
         for between in path.intermediate_certificates() {
             let between = Certificate::parse(&between.der()).map_err(|_| RefusalReason::Malformed)?;
             not_after = not_after.min(between.not_after());
+            links.push(Link::of(&signed, &between));
+            signed = between;
         }
-        Ok(Path { anchor: Arc::clone(anchor), not_after })
+        links.push(Link::of(&signed, &anchor.certificate));
+        Ok(Path { anchor: Arc::clone(anchor), links, not_after })
     }
 
     /// Which of ours a path ends in. webpki hands back a reference into the slice it was given.
@@ -152,6 +158,7 @@ impl Anchors {
 /// What a found path adds to its leaf.
 struct Path {
     anchor: Arc<Anchor>,
+    links: Vec<Link>,
     not_after: SystemTime,
 }
 
@@ -161,6 +168,7 @@ pub struct VerifiedChain {
     leaf: Certificate,
     der: CertificateDer<'static>,
     anchor: Arc<Anchor>,
+    links: Arc<[Link]>,
     not_after: SystemTime,
 }
 
@@ -181,6 +189,12 @@ impl VerifiedChain {
     #[must_use]
     pub const fn anchor(&self) -> &Arc<Anchor> {
         &self.anchor
+    }
+
+    /// Every certificate of the path with the key that signed it, the leaf first; the anchor is not among them.
+    #[must_use]
+    pub const fn links(&self) -> &Arc<[Link]> {
+        &self.links
     }
 
     /// When the first certificate of the path expires, anchor included.

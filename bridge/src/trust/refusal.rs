@@ -5,201 +5,139 @@
 
 use std::fmt;
 
-/// Why a connection was refused. The codes are stable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum RefusalReason {
+/// Makes the list out of one table: what it means, its code, and what to do.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $hint:literal;)*) => {
+        /// Why a connection was refused. The codes are stable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum RefusalReason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl RefusalReason {
+            /// Every reason, for metrics that begin at zero.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The stable code.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)*
+                }
+            }
+
+            /// What an operator can do about it.
+            #[must_use]
+            pub const fn hint(self) -> &'static str {
+                match self {
+                    $(Self::$name => $hint,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
     /// The stranger hung up or sent an alert.
-    Aborted,
+    Aborted = "aborted", "look at the log of the other end: it ended the handshake, often because it refused this one's certificate";
     /// The certificate names two identities.
-    AmbiguousIdentity,
+    AmbiguousIdentity = "ambiguous_identity", "issue a certificate with one SPIFFE URI, or with names that all map to the same site and name";
     /// The anchor of the path is not valid now.
-    AnchorExpired,
+    AnchorExpired = "anchor_expired", "renew the authority's certificate and put it into ca_file";
+    /// The anchor of the path may not speak for the peer's site or trust domain.
+    AnchorNotForSite = "anchor_not_for_site", "the authority is limited to other sites: issue the certificate under the right one, or widen sites and trust_domains of the anchor";
     /// A name in the certificate has the form of an identity with a part that cannot be one.
-    BadName,
+    BadName = "bad_name", "site and name are 1 to 63 characters of a-z, 0-9, `_` and `-`; wildcards are no identity";
     /// A signature of the path does not check out.
-    BadSignature,
+    BadSignature = "bad_signature", "the chain was put together from certificates of different authorities, or two authorities share a name";
     /// The certificate is one of an authority.
-    CaAsLeaf,
+    CaAsLeaf = "ca_as_leaf", "connect with the collector's own certificate, not with the authority's";
+    /// An authority's certificate does not allow it to sign certificates.
+    CaKeyUsage = "ca_key_usage", "issue the authority's certificate again with key usage keyCertSign";
     /// The leaf or an intermediate is past its validity.
-    CertificateExpired,
+    CertificateExpired = "certificate_expired", "renew the certificate, and check the clocks of both hosts";
     /// The leaf or an intermediate is not valid yet.
-    CertificateNotYetValid,
-    /// A certificate of an end entity was used as an authority's, or a path is too long.
-    ChainBroken,
+    CertificateNotYetValid = "certificate_not_yet_valid", "check the clocks of both hosts";
+    /// The peer's own certificate is revoked.
+    CertificateRevoked = "certificate_revoked", "issue a new certificate with a new key, if the revocation was meant for another";
     /// Building a path would cost too much.
-    ChainTooComplex,
+    ChainTooComplex = "chain_too_complex", "present the leaf and its intermediates only";
+    /// The revocation list of an issuer is out of date.
+    CrlStale = "crl_stale", "publish a new list of that issuer, or set what stale lists do";
     /// The longest silent one made room while too many had yet to say who they are.
-    Crowded,
+    Crowded = "crowded", "many connect and say nothing: look who they are, or raise tcp.max_handshakes";
+    /// The deny-list names the peer.
+    Denied = "denied", "take the entry off the deny-list with `daemoneye-cli deny remove`, if it is no longer meant";
     /// As many peers are connected as may be.
-    Full,
+    Full = "full", "raise tcp.max_connections, or add a gateway";
     /// No version, suite, group or protocol in common.
-    Incompatible,
+    Incompatible = "incompatible", "the other end must offer ALPN h2 and a group and signature in common";
+    /// A certificate between leaf and anchor is past its validity.
+    IntermediateExpired = "intermediate_expired", "renew the intermediate, and let the other end present the new one";
+    /// A certificate between leaf and anchor is revoked.
+    IntermediateRevoked = "intermediate_revoked", "everything below that authority is revoked: issue anew under another";
+    /// The key usage of the peer's certificate does not suit a leaf.
+    KeyUsage = "key_usage", "issue it with key usage digitalSignature and without keyCertSign";
+    /// A certificate of an end entity was used as an authority's.
+    LeafAsCa = "leaf_as_ca", "every certificate between leaf and anchor must be an authority's (basic constraints CA)";
+    /// The peer's certificate is valid for longer than is allowed.
+    LifetimeTooLong = "lifetime_too_long", "issue it for a shorter time, or raise max_leaf_lifetime";
     /// A certificate cannot be read.
-    Malformed,
+    Malformed = "malformed", "the certificate cannot be read: issue it again";
     /// The stranger broke the rules of TLS.
-    Misbehaved,
+    Misbehaved = "misbehaved", "the other end does not follow TLS; check for a middlebox or a faulty client";
+    /// A known intermediate was not presented.
+    MissingIntermediate = "missing_intermediate", "let the other end present its intermediates after its own certificate";
     /// An authority may not speak for a name in the certificate.
-    NameConstraint,
+    NameConstraint = "name_constraint", "the authority is constrained to other names: issue the certificate under one that is not";
+    /// An authority is constrained by URI, e-mail address or directory name.
+    NameConstraintUri = "name_constraint_uri", "constrain the authority by DNS names or addresses: other constraints always refuse; limit the anchor by sites and trust_domains instead";
     /// No certificate was presented.
-    NoCertificate,
+    NoCertificate = "no_certificate", "configure cert_file and key_file on the collector: mutual TLS is mandatory";
+    /// No cipher suite in common.
+    NoCipherSuite = "no_cipher_suite", "the other end must offer ECDHE with AES-GCM or ChaCha20-Poly1305";
     /// The certificate names nobody.
-    NoIdentity,
+    NoIdentity = "no_identity", "issue a certificate with a SPIFFE URI or DNS name of a form listed in [identity]";
+    /// The certificate says not at all what it is for.
+    NoPurpose = "no_purpose", "issue it with extended key usage clientAuth (for a collector) or serverAuth (for a gateway)";
     /// No role of the policy matches the peer.
-    NoRole,
+    NoRole = "no_role", "add a role whose match fits this peer to the policy, or leave it outside";
+    /// A certificate breaks a rule of RFC 5280.
+    NonConforming = "non_conforming", "issue the certificate again with a tool that follows RFC 5280";
     /// What was sent is not TLS.
-    NotTls,
+    NotTls = "not_tls", "something that speaks no TLS connected: a scanner, a load balancer's health check, or a client without TLS";
+    /// The stranger speaks no version of TLS that is spoken here.
+    OldTls = "old_tls", "the other end must speak TLS 1.2 or 1.3, or what min_tls_version demands";
+    /// More authorities stand in the path than one of them allows.
+    PathLength = "path_length", "issue from an authority higher up, or raise the path length of the one that forbids it";
     /// The key of the certificate was not proven to be held.
-    PossessionNotProven,
+    PossessionNotProven = "possession_not_proven", "the key that signed is not the certificate's: check key_file, or somebody borrows the certificate";
+    /// A session was resumed, which is never done here.
+    Resumed = "resumed", "the other end must make a full handshake each time";
+    /// An issuer demands a revocation list and none is there.
+    RevocationUnknown = "revocation_unknown", "put the list of that issuer among the revocation lists, or set what its absence means";
     /// The handshake took too long.
-    TimedOut,
+    TimedOut = "timed_out", "the network is slow or the stranger silent; see tcp.connection_timeout";
     /// More certificates than are looked at.
-    TooManyCertificates,
+    TooManyCertificates = "too_many_certificates", "present the leaf and its intermediates only, five at most";
     /// The issuer is not among the anchors.
-    UnknownIssuer,
+    UnknownIssuer = "unknown_issuer", "put the issuing authority into ca_file, and let the other end present its intermediates";
     /// A signature or key algorithm that is not accepted.
-    UnsupportedAlgorithm,
+    UnsupportedAlgorithm = "unsupported_algorithm", "use ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits or more, with SHA-256 or better";
     /// A critical extension that is not understood.
-    UnsupportedExtension,
+    UnsupportedExtension = "unsupported_extension", "issue the certificate without that critical extension";
+    /// A key of the path is too weak.
+    WeakKey = "weak_key", "use ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits or more";
+    /// A signature of the path is of a kind that can be forged.
+    WeakSignature = "weak_signature", "sign with SHA-256 or better";
     /// The certificate is not for this end of a connection.
-    WrongPurpose,
+    WrongPurpose = "wrong_purpose", "issue it with extended key usage clientAuth (for a collector) or serverAuth (for a gateway)";
     /// The server's certificate is not for the name that was wanted.
-    WrongServerName,
+    WrongServerName = "wrong_server_name", "the gateway's certificate has other names: check the address, or the configured server names";
 }
 
 impl RefusalReason {
-    /// Every reason, for metrics that begin at zero.
-    pub const ALL: [Self; 28] = [
-        Self::Aborted,
-        Self::AmbiguousIdentity,
-        Self::AnchorExpired,
-        Self::BadName,
-        Self::BadSignature,
-        Self::CaAsLeaf,
-        Self::CertificateExpired,
-        Self::CertificateNotYetValid,
-        Self::ChainBroken,
-        Self::ChainTooComplex,
-        Self::Crowded,
-        Self::Full,
-        Self::Incompatible,
-        Self::Malformed,
-        Self::Misbehaved,
-        Self::NameConstraint,
-        Self::NoCertificate,
-        Self::NoIdentity,
-        Self::NoRole,
-        Self::NotTls,
-        Self::PossessionNotProven,
-        Self::TimedOut,
-        Self::TooManyCertificates,
-        Self::UnknownIssuer,
-        Self::UnsupportedAlgorithm,
-        Self::UnsupportedExtension,
-        Self::WrongPurpose,
-        Self::WrongServerName,
-    ];
-
-    /// The stable code.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Aborted => "aborted",
-            Self::AmbiguousIdentity => "ambiguous_identity",
-            Self::AnchorExpired => "anchor_expired",
-            Self::BadName => "bad_name",
-            Self::BadSignature => "bad_signature",
-            Self::CaAsLeaf => "ca_as_leaf",
-            Self::CertificateExpired => "certificate_expired",
-            Self::CertificateNotYetValid => "certificate_not_yet_valid",
-            Self::ChainBroken => "chain_broken",
-            Self::ChainTooComplex => "chain_too_complex",
-            Self::Crowded => "crowded",
-            Self::Full => "full",
-            Self::Incompatible => "incompatible",
-            Self::Malformed => "malformed",
-            Self::Misbehaved => "misbehaved",
-            Self::NameConstraint => "name_constraint",
-            Self::NoCertificate => "no_certificate",
-            Self::NoIdentity => "no_identity",
-            Self::NoRole => "no_role",
-            Self::NotTls => "not_tls",
-            Self::PossessionNotProven => "possession_not_proven",
-            Self::TimedOut => "timed_out",
-            Self::TooManyCertificates => "too_many_certificates",
-            Self::UnknownIssuer => "unknown_issuer",
-            Self::UnsupportedAlgorithm => "unsupported_algorithm",
-            Self::UnsupportedExtension => "unsupported_extension",
-            Self::WrongPurpose => "wrong_purpose",
-            Self::WrongServerName => "wrong_server_name",
-        }
-    }
-
-    /// What an operator can do about it.
-    #[must_use]
-    pub const fn hint(self) -> &'static str {
-        match self {
-            Self::Aborted => {
-                "look at the log of the other end: it ended the handshake, often because it refused this one's certificate"
-            }
-            Self::AmbiguousIdentity => {
-                "issue a certificate with one SPIFFE URI, or with names that all map to the same site and name"
-            }
-            Self::AnchorExpired => "renew the authority's certificate and put it into ca_file",
-            Self::BadName => {
-                "site and name are 1 to 63 characters of a-z, 0-9, `_` and `-`; wildcards are no identity"
-            }
-            Self::BadSignature => {
-                "the chain was put together from certificates of different authorities, or two authorities share a name"
-            }
-            Self::CaAsLeaf => "connect with the collector's own certificate, not with the authority's",
-            Self::CertificateExpired => "renew the certificate, and check the clocks of both hosts",
-            Self::CertificateNotYetValid => "check the clocks of both hosts",
-            Self::ChainBroken => {
-                "every certificate between leaf and anchor must be an authority's, within its path length"
-            }
-            Self::ChainTooComplex => "present the leaf and its intermediates only",
-            Self::Crowded => "many connect and say nothing: look who they are, or raise tcp.max_handshakes",
-            Self::Full => "raise tcp.max_connections, or add a gateway",
-            Self::Incompatible => {
-                "the other end must speak TLS 1.2 or 1.3 with ECDHE and AEAD, and offer ALPN h2"
-            }
-            Self::Malformed => "the certificate cannot be read: issue it again",
-            Self::Misbehaved => "the other end does not follow TLS; check for a middlebox or a faulty client",
-            Self::NameConstraint => {
-                "the authority is constrained to other names; URI constraints always refuse"
-            }
-            Self::NoCertificate => {
-                "configure cert_file and key_file on the collector: mutual TLS is mandatory"
-            }
-            Self::NoIdentity => {
-                "issue a certificate with a SPIFFE URI or DNS name of a form listed in [identity]"
-            }
-            Self::NoRole => "add a role whose match fits this peer to the policy, or leave it outside",
-            Self::NotTls => {
-                "something that speaks no TLS connected: a scanner, a load balancer's health check, or a client without TLS"
-            }
-            Self::PossessionNotProven => {
-                "the key that signed is not the certificate's: check key_file, or somebody borrows the certificate"
-            }
-            Self::TimedOut => "the network is slow or the stranger silent; see tcp.connection_timeout",
-            Self::TooManyCertificates => "present the leaf and its intermediates only, five at most",
-            Self::UnknownIssuer => {
-                "put the issuing authority into ca_file, and let the other end present its intermediates"
-            }
-            Self::UnsupportedAlgorithm => {
-                "use ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits or more, with SHA-256 or better"
-            }
-            Self::UnsupportedExtension => "issue the certificate without that critical extension",
-            Self::WrongPurpose => {
-                "issue it with extended key usage clientAuth (for a collector) or serverAuth (for a gateway)"
-            }
-            Self::WrongServerName => {
-                "the gateway's certificate has other names: check the address, or the configured server names"
-            }
-        }
-    }
-
     /// The reason behind an answer of webpki.
     pub(super) const fn of(error: &webpki::Error) -> Self {
         use webpki::Error as E;
@@ -208,7 +146,8 @@ impl RefusalReason {
             E::CertNotValidYet { .. } => Self::CertificateNotYetValid,
             E::UnknownIssuer => Self::UnknownIssuer,
             E::CaUsedAsEndEntity => Self::CaAsLeaf,
-            E::EndEntityUsedAsCa | E::PathLenConstraintViolated => Self::ChainBroken,
+            E::EndEntityUsedAsCa => Self::LeafAsCa,
+            E::PathLenConstraintViolated => Self::PathLength,
             E::InvalidSignatureForPublicKey | E::SignatureAlgorithmMismatch => Self::BadSignature,
             E::EmptyEkuExtension | E::RequiredEkuNotFoundContext(_) => Self::WrongPurpose,
             E::NameConstraintViolation | E::MalformedNameConstraint | E::InvalidNetworkMaskConstraint => {

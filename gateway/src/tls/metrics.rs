@@ -43,7 +43,7 @@ impl Metrics {
             drop(metrics.handshakes.get_or_create(&outcome.label()));
             drop(metrics.duration.get_or_create(&outcome.label()));
         }
-        for reason in RefusalReason::ALL {
+        for &reason in RefusalReason::ALL {
             drop(metrics.refusals.get_or_create(&Refused { reason: reason.as_str() }));
         }
         for outcome in ["changed", "refused", "unchanged"] {
