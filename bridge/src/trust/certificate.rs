@@ -193,7 +193,7 @@ fn moment(time: ASN1Time) -> SystemTime {
 }
 
 /// Hashes with the provider that TLS uses, so that no second implementation is linked.
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut digest = [0; 32];
     if let rustls::SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256 {
         let output = suite.common.hash_provider.hash(bytes);
@@ -202,7 +202,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }

@@ -24,6 +24,7 @@ mod names;
 mod pem;
 mod provider;
 mod refusal;
+pub mod revocation;
 mod watch;
 
 pub use accept::{Admission, Presented, Recorder, Terms, Verdict};

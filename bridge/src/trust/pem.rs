@@ -49,6 +49,18 @@ fn parse(text: &[u8]) -> Result<Contents, PemError> {
     Ok(contents)
 }
 
+/// The revocation lists in `text`, DER each.
+pub(super) fn lists(text: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
+    let mut lists = Vec::new();
+    let mut rest = text;
+    for item in rustls_pemfile::read_all(&mut rest) {
+        if let Item::Crl(list) = item.map_err(PemError::Malformed)? {
+            lists.push(list.as_ref().to_vec());
+        }
+    }
+    Ok(lists)
+}
+
 fn holds(text: &[u8], mark: &[u8]) -> bool {
     text.windows(mark.len()).any(|window| window == mark)
 }

@@ -1,0 +1,293 @@
+//! The lists of one generation, and how a path is judged by them.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustls::pki_types::CertificateDer;
+
+use crate::trust::{
+    Link, RefusalReason,
+    revocation::{
+        Crl, Difference, Issuer, KeyHash, Need, Number, Revoked, Rule, Stale,
+        crl::{Holders, Scope},
+        waiting::Waiting,
+    },
+};
+
+/// A list and where it came from.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    crl: Arc<Crl>,
+    source: Arc<Path>,
+}
+
+impl PartialEq for Listed {
+    fn eq(&self, other: &Self) -> bool {
+        self.crl.digest() == other.crl.digest()
+    }
+}
+
+impl Listed {
+    pub(super) const fn new(crl: Arc<Crl>, source: Arc<Path>) -> Self {
+        Self { crl, source }
+    }
+
+    pub(super) const fn crl(&self) -> &Arc<Crl> {
+        &self.crl
+    }
+
+    pub(super) const fn source(&self) -> &Arc<Path> {
+        &self.source
+    }
+
+    /// The newest of each scope, among lists of one key.
+    pub(super) fn newest(lists: impl Iterator<Item = Self>) -> Arc<[Self]> {
+        let mut newest: HashMap<Scope, Self> = HashMap::new();
+        for listed in lists {
+            let age = |of: &Self| (*of.crl.number(), of.crl.this_update());
+            let entry = newest.entry(listed.crl.scope().clone()).or_insert_with(|| listed.clone());
+            if age(&listed) > age(entry) {
+                *entry = listed;
+            }
+        }
+        newest.into_values().collect()
+    }
+}
+
+/// The revocation lists of one generation, each verified under its issuer's key.
+#[derive(Debug, Default)]
+pub struct Lists {
+    pub(super) rule: Rule,
+    /// Rules of single issuers, by key.
+    pub(super) rules: HashMap<KeyHash, Rule>,
+    /// Issuers that were known when it was loaded.
+    pub(super) issuers: Vec<Issuer>,
+    pub(super) known: HashMap<KeyHash, Arc<[Listed]>>,
+    pub(super) waiting: Waiting,
+}
+
+impl Lists {
+    /// Judges the links of a verified path; `presented` are the certificates beside the leaf, among which intermediates
+    /// that were never met are looked for.
+    ///
+    /// # Errors
+    ///
+    /// [`RefusalReason::CertificateRevoked`], [`RefusalReason::IntermediateRevoked`], [`RefusalReason::CrlStale`] or
+    /// [`RefusalReason::RevocationUnknown`].
+    pub fn judge(
+        &self,
+        links: &[Link],
+        presented: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<(), RefusalReason> {
+        self.meet(links, presented);
+        self.revoked(links)?;
+        links.iter().enumerate().try_for_each(|(place, link)| self.covered(link, place == 0, now))
+    }
+
+    /// Judges the links of a path whose session lives: only what is revoked is refused, for a list that went stale or
+    /// missing cuts nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`RefusalReason::CertificateRevoked`] or [`RefusalReason::IntermediateRevoked`].
+    pub fn revoked(&self, links: &[Link]) -> Result<(), RefusalReason> {
+        for (place, link) in links.iter().enumerate() {
+            if self.entry(link.issuer_spki(), link.serial()).is_some() {
+                let leaf = place == 0;
+                return Err(if leaf { RefusalReason::CertificateRevoked } else { RefusalReason::IntermediateRevoked });
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry of the certificate with this serial number, signed with this key.
+    #[must_use]
+    pub fn entry(&self, issuer: &KeyHash, serial: &[u8]) -> Option<Revoked> {
+        let lists = self.of(issuer)?;
+        let serial = Number::of(serial)?;
+        lists.iter().find_map(|listed| listed.crl.find(&serial)).copied()
+    }
+
+    fn covered(&self, link: &Link, leaf: bool, now: SystemTime) -> Result<(), RefusalReason> {
+        let rule = self.rule(link.issuer_spki());
+        let lists = self.of(link.issuer_spki()).unwrap_or_default();
+        let mut covering = lists.iter().filter(|listed| match listed.crl.scope().holders {
+            Holders::All => true,
+            Holders::Authorities => !leaf,
+            Holders::EndEntities => leaf,
+        });
+        let needless = match rule.need {
+            Need::IfPresent => true,
+            Need::Required => false,
+            Need::ShortLived(most) => link.lifetime() <= most,
+        };
+        match covering.next() {
+            None if needless => Ok(()),
+            None => Err(RefusalReason::RevocationUnknown),
+            Some(first) => {
+                let usable = |listed: &Listed| is_usable(&listed.crl, rule.stale, now);
+                let fresh = usable(first) || covering.any(usable);
+                // Where no list was needed, an old one does no harm.
+                let short = matches!(rule.need, Need::ShortLived(_)) && needless;
+                if fresh || short { Ok(()) } else { Err(RefusalReason::CrlStale) }
+            }
+        }
+    }
+
+    /// Remembers intermediates of a verified path that were never met, so that lists of theirs can be verified.
+    fn meet(&self, links: &[Link], presented: &[CertificateDer<'_>]) {
+        // The last link was signed by an anchor, which is known.
+        let Some((_, below)) = links.split_last() else { return };
+        for link in below.iter().filter(|link| !self.knows(link.issuer_spki())) {
+            let issuers = presented.iter().filter_map(|der| Issuer::parse(der).ok());
+            if let Some(issuer) = issuers.into_iter().find(|issuer| issuer.key() == link.issuer_spki()) {
+                self.waiting.meet(issuer);
+            }
+        }
+    }
+
+    fn knows(&self, key: &KeyHash) -> bool {
+        self.issuers.iter().any(|issuer| issuer.key() == key) || self.waiting.has_met(key)
+    }
+
+    fn of(&self, key: &KeyHash) -> Option<Arc<[Listed]>> {
+        self.known.get(key).map(Arc::clone).or_else(|| self.waiting.of(key))
+    }
+
+    pub(super) fn rule(&self, key: &KeyHash) -> Rule {
+        self.rules.get(key).copied().unwrap_or(self.rule)
+    }
+
+    /// Every issuer with lists that are in force.
+    pub(super) fn in_force(&self) -> Vec<(KeyHash, Arc<[Listed]>)> {
+        let known = self.known.iter().map(|(key, lists)| (*key, Arc::clone(lists)));
+        known.chain(self.waiting.met().into_iter().map(|(issuer, lists)| (*issuer.key(), lists))).collect()
+    }
+
+    /// What this generation revokes that `older` did not.
+    #[must_use]
+    pub fn since(&self, older: &Self) -> Difference {
+        let mut difference = Difference::default();
+        for (key, lists) in self.in_force() {
+            let before = older.of(&key).unwrap_or_default();
+            for listed in lists.iter().filter(|listed| !before.contains(listed)) {
+                let old = before.iter().map(|old| old.crl.entries());
+                difference.revoke(key, listed.crl.entries(), old);
+            }
+        }
+        difference
+    }
+
+    /// How each list is, at `now`: for people.
+    #[must_use]
+    pub fn status(&self, now: SystemTime) -> Vec<ListStatus> {
+        let mut status = Vec::new();
+        for (key, lists) in self.in_force() {
+            let rule = self.rule(&key);
+            status.extend(lists.iter().map(|listed| ListStatus::of(listed, Some(key), word(&listed.crl, rule.stale, now))));
+        }
+        status.extend(self.waiting.left().iter().map(|listed| ListStatus::of(listed, None, ListWord::Waiting)));
+        status.sort_by(|a, b| (&a.issuer, &a.source).cmp(&(&b.issuer, &b.source)));
+        status
+    }
+}
+
+impl PartialEq for Lists {
+    /// Whether both were loaded from the same lists and rules. Whom they met since does not count.
+    fn eq(&self, other: &Self) -> bool {
+        let same = self.known.iter().all(|(key, lists)| {
+            other.known.get(key).is_some_and(|others| {
+                lists.len() == others.len() && lists.iter().all(|listed| others.contains(listed))
+            })
+        });
+        let waiting = |lists: &Self| lists.waiting.all().map(|listed| *listed.crl.digest()).collect::<Vec<_>>();
+        same && self.known.len() == other.known.len()
+            && self.rule == other.rule
+            && self.rules == other.rules
+            && waiting(self) == waiting(other)
+    }
+}
+
+fn is_usable(crl: &Crl, stale: Stale, now: SystemTime) -> bool {
+    !matches!(word(crl, stale, now), ListWord::Stale) || stale == Stale::Warn
+}
+
+fn word(crl: &Crl, stale: Stale, now: SystemTime) -> ListWord {
+    let grace = match stale {
+        Stale::Grace(time) => time,
+        Stale::Fail | Stale::Warn => Duration::ZERO,
+    };
+    match now.duration_since(crl.next_update()) {
+        Err(_) => ListWord::Fresh,
+        Ok(past) if past < grace => ListWord::Grace,
+        Ok(_) => ListWord::Stale,
+    }
+}
+
+/// How a list is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListStatus {
+    /// Name of its issuer.
+    pub issuer: String,
+    /// Hash of the key that it was verified with; `None` while it waits for its issuer.
+    pub key: Option<KeyHash>,
+    /// Its number.
+    pub number: Number,
+    /// When it was issued.
+    pub this_update: SystemTime,
+    /// When the next is due.
+    pub next_update: SystemTime,
+    /// How many certificates it revokes.
+    pub entries: usize,
+    /// Which file it came from.
+    pub source: String,
+    /// Whether it is of use.
+    pub word: ListWord,
+}
+
+impl ListStatus {
+    fn of(listed: &Listed, key: Option<KeyHash>, word: ListWord) -> Self {
+        let crl = &listed.crl;
+        Self {
+            issuer: crl.issuer().chars().take(256).collect(),
+            key,
+            number: *crl.number(),
+            this_update: crl.this_update(),
+            next_update: crl.next_update(),
+            entries: crl.entries().len(),
+            source: listed.source.display().to_string(),
+            word,
+        }
+    }
+}
+
+/// Whether a list is of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ListWord {
+    /// In force and up to date.
+    Fresh,
+    /// Past its next update, within the time of grace.
+    Grace,
+    /// Past its next update.
+    Stale,
+    /// Its issuer is neither an anchor nor configured, and has not been met.
+    Waiting,
+}
+
+impl ListWord {
+    /// The word, as metrics and snapshots have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Grace => "grace",
+            Self::Stale => "stale",
+            Self::Waiting => "waiting",
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Lists of intermediates that nobody has named, until one presents itself in a verified path.
+//!
+//! Kept true: a list leaves here only under a key that a verified path showed; no more than [`MOST`] keys are remembered.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use crate::trust::revocation::{Crl, Issuer, KeyHash, lists::Listed};
+
+/// Most intermediates that are remembered; further ones are judged without their lists, as if there were none.
+const MOST: usize = 1024;
+
+/// Lists whose issuer is not known yet, and intermediates that were met.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// Each with its DER, which is verified when its issuer is met.
+    lists: Vec<(Listed, Box<[u8]>)>,
+    /// Held for a look-up; for the time of one signature check when an intermediate is met for the first time.
+    met: RwLock<HashMap<KeyHash, Met>>,
+}
+
+#[derive(Debug)]
+struct Met {
+    issuer: Issuer,
+    lists: Arc<[Listed]>,
+}
+
+impl Waiting {
+    pub(super) fn add(&mut self, listed: Listed, der: &[u8]) {
+        self.lists.push((listed, der.into()));
+    }
+
+    pub(super) fn has_met(&self, key: &KeyHash) -> bool {
+        self.met.read().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
+    /// Remembers `issuer` and verifies those lists of its name under its key.
+    pub(super) fn meet(&self, issuer: Issuer) {
+        let mut met = self.met.write().unwrap_or_else(PoisonError::into_inner);
+        if met.len() >= MOST || met.contains_key(issuer.key()) {
+            return;
+        }
+        let named = self.lists.iter().filter(|(listed, _)| listed.crl().is_by_name_of(&issuer));
+        let own = named.filter(|(_, der)| Crl::verify(der, &issuer).is_ok());
+        let lists = Listed::newest(own.map(|(listed, _)| listed.clone()));
+        met.insert(*issuer.key(), Met { issuer, lists });
+    }
+
+    /// Verified lists of an intermediate.
+    pub(super) fn of(&self, key: &KeyHash) -> Option<Arc<[Listed]>> {
+        let met = self.met.read().unwrap_or_else(PoisonError::into_inner);
+        met.get(key).map(|met| Arc::clone(&met.lists))
+    }
+
+    /// Every intermediate that was met, with its lists.
+    pub(super) fn met(&self) -> Vec<(Issuer, Arc<[Listed]>)> {
+        let met = self.met.read().unwrap_or_else(PoisonError::into_inner);
+        met.values().map(|met| (met.issuer.clone(), Arc::clone(&met.lists))).collect()
+    }
+
+    /// Lists that nobody has yet been met for.
+    pub(super) fn left(&self) -> Vec<Listed> {
+        let met = self.met();
+        let taken = |listed: &Listed| met.iter().any(|(_, lists)| lists.contains(listed));
+        self.lists.iter().map(|(listed, _)| listed).filter(|listed| !taken(listed)).cloned().collect()
+    }
+
+    /// Whatever waits, to tell one generation from another.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Listed> {
+        self.lists.iter().map(|(listed, _)| listed)
+    }
+}
