@@ -12,6 +12,7 @@ use crate::trust::{
     Certificate, Files, MAX_CHAIN, Role,
     chain::Anchors,
     pem::{self, PemError},
+    revocation::ListsError,
 };
 
 fn contents(path: &Path) -> Result<pem::Contents, LoadError> {
@@ -214,6 +215,9 @@ pub enum LoadError {
         /// What the provider says of it.
         source: rustls::Error,
     },
+    /// The revocation lists.
+    #[error(transparent)]
+    Lists(#[from] ListsError),
     /// The own chain is longer than peers accept.
     #[error("{} holds {count} certificates, but peers look at {MAX_CHAIN} at most: leave the leaf and its intermediates", path.display())]
     LongChain {
@@ -302,14 +306,15 @@ impl LoadError {
     /// Whether the files may have been caught in the middle of a change, so that trying again is worth it.
     #[must_use]
     pub const fn may_be_torn(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Self::Lists(error) => error.may_be_torn(),
             Self::Malformed { .. }
-                | Self::Mismatch { .. }
-                | Self::NoCertificate { .. }
-                | Self::NoKey { .. }
-                | Self::Read { .. }
-        )
+            | Self::Mismatch { .. }
+            | Self::NoCertificate { .. }
+            | Self::NoKey { .. }
+            | Self::Read { .. } => true,
+            _ => false,
+        }
     }
 }
 

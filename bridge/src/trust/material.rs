@@ -1,9 +1,14 @@
-//! Own chain, key and anchors: one generation, loaded whole.
+//! Own chain and key, anchors and revocation lists: one generation, loaded whole.
 //!
 //! Kept true: a [`Material`] fits together. Its key is the leaf's, its leaf is valid and for its role, its key file cannot be
-//! read by others. Whatever is wrong is said with the file and the remedy, for the operator alone.
+//! read by others, its lists are signed by their issuers. Whatever is wrong is said with the file and the remedy, for the
+//! operator alone.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
@@ -11,7 +16,10 @@ use rustls::{
 };
 
 use crate::trust::{
-    Anchor, Certificate, LoadError, RefusalReason, VerifiedChain, chain::Anchors, load, provider,
+    Anchor, Certificate, Link, LoadError, RefusalReason, VerifiedChain,
+    chain::Anchors,
+    load, provider,
+    revocation::{self, Difference, Issuer, Lists, Order},
 };
 
 /// Where the material lies.
@@ -46,7 +54,44 @@ impl Role {
     }
 }
 
-/// One generation of own chain, key and anchors.
+/// What a generation is loaded from.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Own chain, key and anchors.
+    pub files: Files,
+    /// What the own certificate is for.
+    pub role: Role,
+    /// Revocation lists, and what is demanded of them.
+    pub revocation: revocation::Config,
+}
+
+/// A part of the material.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The authorities that are trusted.
+    Anchors,
+    /// The own certificate and its intermediates.
+    Chain,
+    /// The private key.
+    Key,
+    /// The revocation lists, or what is demanded of them.
+    Lists,
+}
+
+impl Part {
+    /// The word, as logs and answers have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Anchors => "anchors",
+            Self::Chain => "chain",
+            Self::Key => "key",
+            Self::Lists => "revocation lists",
+        }
+    }
+}
+
+/// One generation of own chain, key, anchors and revocation lists.
 #[derive(Debug)]
 pub struct Material {
     /// Own chain and key, as rustls wants them.
@@ -58,6 +103,7 @@ pub struct Material {
     /// What those between it and its root say.
     intermediates: Vec<Certificate>,
     anchors: Anchors,
+    lists: Lists,
 }
 
 /// What the files held. Has no `Debug` of the key: pki-types elides it.
@@ -70,31 +116,50 @@ struct Source {
 
 impl PartialEq for Material {
     fn eq(&self, other: &Self) -> bool {
-        self.source == other.source
+        self.changed_from(other).is_empty()
     }
 }
 
 impl Eq for Material {}
 
 impl Material {
-    /// Loads and checks a generation. Blocking: it reads files.
+    /// Loads and checks a generation without revocation lists. Blocking: it reads files.
     ///
     /// # Errors
     ///
     /// [`LoadError`] names the file, what is wrong with it, and what to do.
     pub fn load(files: &Files, role: Role) -> Result<Self, LoadError> {
+        Self::load_all(&Plan { files: files.clone(), role, revocation: revocation::Config::default() })
+    }
+
+    /// Loads and checks a generation. Blocking: it reads files.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] names the file, what is wrong with it, and what to do.
+    pub fn load_all(plan: &Plan) -> Result<Self, LoadError> {
+        Self::load_after(plan, &Lists::default(), Order::Forward)
+    }
+
+    /// Loads and checks the generation after the one whose lists are `older`.
+    pub(super) fn load_after(plan: &Plan, older: &Lists, order: Order) -> Result<Self, LoadError> {
+        let files = &plan.files;
         let chain = load::chain(&files.cert_file)?;
         let key = load::key(&files.key_file)?;
-        let (leaf, intermediates) = load::own(&files.cert_file, &chain, role)?;
+        let (leaf, intermediates) = load::own(&files.cert_file, &chain, plan.role)?;
         let certified = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider::provider())
             .map_err(|error| load::key_error(files, error))?;
         let (authorities, anchors) = load::anchors(&files.ca_file)?;
+        let issuers: Result<Vec<Issuer>, _> = authorities.iter().map(|der| Issuer::parse(der)).collect();
+        let issuers = issuers.map_err(|_| LoadError::Certificate { path: files.ca_file.clone() })?;
+        let lists = Lists::load(&plan.revocation, issuers, older, order, SystemTime::now())?;
         Ok(Self {
             resolver: Arc::new(SingleCertAndKey::from(certified)),
             source: Source { chain, key, anchors: authorities },
             leaf,
             intermediates,
             anchors,
+            lists,
         })
     }
 
@@ -116,6 +181,12 @@ impl Material {
         self.anchors.known()
     }
 
+    /// The revocation lists.
+    #[must_use]
+    pub const fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
     /// Verifies what a peer of role `role` presented.
     ///
     /// # Errors
@@ -128,10 +199,60 @@ impl Material {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<VerifiedChain, RefusalReason> {
-        self.anchors.verify(role, leaf, intermediates, now)
+        let chain = self.anchors.verify(role, leaf, intermediates, now)?;
+        self.lists.judge(chain.links(), intermediates, moment(now))?;
+        Ok(chain)
+    }
+
+    /// Judges again the links of a path that was verified before, without its signatures: whether all are valid, none is
+    /// revoked, and the anchor is still one. A list that is stale or missing cuts nobody.
+    ///
+    /// # Errors
+    ///
+    /// The reason to cut the session.
+    pub fn judge_links(&self, links: &[Link], now: SystemTime) -> Result<(), RefusalReason> {
+        self.lists.revoked(links)?;
+        for (place, link) in links.iter().enumerate() {
+            if link.not_after() < now {
+                let leaf = place == 0;
+                return Err(if leaf { RefusalReason::CertificateExpired } else { RefusalReason::IntermediateExpired });
+            }
+        }
+        let root = links.last().ok_or(RefusalReason::UnknownIssuer)?.issuer_spki();
+        let anchors = self.anchors().iter().map(|anchor| anchor.certificate());
+        let mut ours = anchors.filter(|anchor| anchor.spki_sha256() == root).peekable();
+        ours.peek().ok_or(RefusalReason::UnknownIssuer)?;
+        if ours.any(|anchor| now <= anchor.not_after()) { Ok(()) } else { Err(RefusalReason::AnchorExpired) }
+    }
+
+    /// What this generation takes away that `older` gave: whose sessions must be judged again.
+    #[must_use]
+    pub fn difference(&self, older: &Self) -> Difference {
+        let mut difference = self.lists.since(&older.lists);
+        for anchor in older.anchors().iter().filter(|anchor| !self.anchors().contains(anchor)) {
+            difference.lose(*anchor.certificate().spki_sha256());
+        }
+        difference
+    }
+
+    /// Which parts are not those of `older`.
+    #[must_use]
+    pub fn changed_from(&self, older: &Self) -> Vec<Part> {
+        let (new, old) = (&self.source, &older.source);
+        let parts = [
+            (Part::Anchors, new.anchors != old.anchors || self.anchors() != older.anchors()),
+            (Part::Chain, new.chain != old.chain),
+            (Part::Key, new.key != old.key),
+            (Part::Lists, self.lists != older.lists),
+        ];
+        parts.into_iter().filter(|(_, changed)| *changed).map(|(part, _)| part).collect()
     }
 
     pub(super) fn resolver(&self) -> Arc<SingleCertAndKey> {
         Arc::clone(&self.resolver)
     }
+}
+
+fn moment(time: UnixTime) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs())).unwrap_or(UNIX_EPOCH)
 }

@@ -17,6 +17,7 @@ mod accept;
 mod certificate;
 mod chain;
 mod dial;
+mod follow;
 mod link;
 mod load;
 mod material;
@@ -33,11 +34,11 @@ pub use chain::{Anchor, Judge, MAX_CHAIN, VerifiedChain};
 pub use dial::refusal_of;
 pub use link::{Link, significant};
 pub use load::LoadError;
-pub use material::{Files, Material, Role};
+pub use material::{Files, Material, Part, Plan, Role};
 pub use names::{NameError, NamePattern, ServerNames};
 pub use provider::{Floor, FloorError};
 pub use refusal::RefusalReason;
-pub use watch::{Reload, Status, Store};
+pub use watch::{Generation, Reload, Status, Store};
 
 #[cfg(test)]
 #[cfg(unix)]

@@ -1,25 +1,31 @@
-//! Reloading: the material in force, and what replaces it.
+//! Reloading: the generation in force, and what replaces it.
 //!
-//! Files are looked at every few seconds, by what the path leads to now: Kubernetes swaps a symbolic link, so that neither
-//! the path nor the modification time of the link says anything. SIGHUP looks at once.
-//!
-//! Kept true: what is in force was loaded whole; a failed reload changes nothing but the status, and says so there.
+//! Kept true: what is in force was loaded whole; a failed reload changes nothing but the status, and says so there; a
+//! generation replaces the one that its revocation lists were held against, and no other.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use tokio::{sync::watch, task, time};
 
-use crate::trust::{Files, LoadError, Material, Role};
+use crate::trust::{
+    Files, LoadError, Material, Part, Plan, Role,
+    follow::{Hangup, Marks},
+    revocation::{self, Difference, Order},
+};
 
 /// What a reload did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reload {
-    /// New material is in force.
-    Changed,
+    /// A new generation is in force.
+    Changed {
+        /// Its number.
+        generation: u64,
+        /// What is new in it.
+        what: Vec<Part>,
+    },
     /// The files hold what is in force already.
     Unchanged,
 }
@@ -35,33 +41,76 @@ pub struct Status {
     pub refused: Option<(String, SystemTime)>,
 }
 
-/// The material in force. Cheap to clone; clones share it.
+/// Material, and what it takes away that the material before it gave.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    number: u64,
+    material: Arc<Material>,
+    /// To the generation before; empty in the first.
+    step: Arc<Difference>,
+}
+
+impl Generation {
+    /// Its number: 1 is the first, each further one is one more.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The material.
+    #[must_use]
+    pub const fn material(&self) -> &Arc<Material> {
+        &self.material
+    }
+
+    /// What it takes away that `older` gave. Cheap if `older` is the one before; else the lists are compared.
+    #[must_use]
+    pub fn difference(&self, older: &Self) -> Arc<Difference> {
+        if older.number.checked_add(1) == Some(self.number) {
+            Arc::clone(&self.step)
+        } else if older.number == self.number {
+            Arc::default()
+        } else {
+            Arc::new(self.material.difference(&older.material))
+        }
+    }
+}
+
+/// The generation in force. Cheap to clone; clones share it.
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    files: Files,
-    role: Role,
+    plan: Plan,
     /// What the files looked like before the first load, so that a change since then is seen.
-    marks: [Option<Mark>; 3],
-    current: watch::Sender<Arc<Material>>,
+    marks: Marks,
+    current: watch::Sender<Arc<Generation>>,
     status: watch::Sender<Status>,
 }
 
 impl Store {
-    /// Loads the first generation. Blocking: it reads files.
+    /// Loads the first generation, without revocation lists. Blocking: it reads files.
     ///
     /// # Errors
     ///
     /// [`LoadError`], as [`Material::load`].
     pub fn open(files: Files, role: Role) -> Result<Self, LoadError> {
-        let marks = marks(&files);
-        let first = Material::load(&files, role)?;
+        Self::open_all(Plan { files, role, revocation: revocation::Config::default() })
+    }
+
+    /// Loads the first generation. Blocking: it reads files.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`], as [`Material::load_all`].
+    pub fn open_all(plan: Plan) -> Result<Self, LoadError> {
+        let marks = Marks::of(&plan);
+        let material = Arc::new(Material::load_all(&plan)?);
+        let first = Generation { number: 1, material, step: Arc::default() };
         let status = Status { generation: 1, loaded: SystemTime::now(), refused: None };
         Ok(Self(Arc::new(Inner {
-            files,
-            role,
+            plan,
             marks,
             current: watch::Sender::new(Arc::new(first)),
             status: watch::Sender::new(status),
@@ -71,12 +120,19 @@ impl Store {
     /// The material in force.
     #[must_use]
     pub fn current(&self) -> Arc<Material> {
+        Arc::clone(self.0.current.borrow().material())
+    }
+
+    /// The generation in force.
+    #[must_use]
+    pub fn generation(&self) -> Arc<Generation> {
         Arc::clone(&self.0.current.borrow())
     }
 
-    /// The material in force, and each that replaces it.
+    /// The generation in force, and each that replaces it. Whoever misses one still gets the whole difference, by
+    /// [`Generation::difference`] to the one that it knows.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Arc<Material>> {
+    pub fn watch(&self) -> watch::Receiver<Arc<Generation>> {
         self.0.current.subscribe()
     }
 
@@ -88,39 +144,70 @@ impl Store {
 
     /// Replaces the material if the files hold something new; on error the material in force stays.
     ///
+    /// With [`Order::Any`] revocation lists that go back, or come from the future, are put in force too: whoever asks for
+    /// it writes down who did.
+    ///
     /// # Errors
     ///
-    /// [`LoadError`], as [`Material::load`].
-    pub async fn reload(&self) -> Result<Reload, LoadError> {
-        let inner = Arc::clone(&self.0);
-        let loaded = task::spawn_blocking(move || Material::load(&inner.files, inner.role)).await;
-        match loaded {
-            Ok(Ok(next)) => Ok(self.replace(next)),
-            Ok(Err(error)) => {
-                self.refuse(&error);
-                Err(error)
+    /// [`LoadError`], as [`Material::load_all`].
+    pub async fn reload(&self, order: Order) -> Result<Reload, LoadError> {
+        loop {
+            let (inner, before) = (Arc::clone(&self.0), self.generation());
+            let older = Arc::clone(&before);
+            let loaded = task::spawn_blocking(move || {
+                let next = Material::load_after(&inner.plan, older.material().lists(), order)?;
+                let what = next.changed_from(older.material());
+                let step = next.difference(older.material());
+                Ok((next, what, step))
+            });
+            match loaded.await {
+                Ok(Ok((next, what, step))) => {
+                    // Somebody else may have reloaded meanwhile: then these were held against the wrong lists.
+                    if let Some(done) = self.replace(&before, next, what, step) {
+                        return Ok(done);
+                    }
+                }
+                Ok(Err(error)) => {
+                    self.refuse(&error);
+                    return Err(error);
+                }
+                // The runtime is shutting down: there is nothing to reload for.
+                Err(_gone) => return Ok(Reload::Unchanged),
             }
-            // The runtime is shutting down: there is nothing to reload for.
-            Err(_gone) => Ok(Reload::Unchanged),
         }
     }
 
-    fn replace(&self, next: Material) -> Reload {
-        let changed = self.0.current.send_if_modified(|current| {
-            let differs = **current != next;
-            if differs {
-                *current = Arc::new(next);
+    /// Puts `next` in the place of `before`; `None` if that is not in force any more.
+    fn replace(
+        &self,
+        before: &Arc<Generation>,
+        next: Material,
+        what: Vec<Part>,
+        step: Difference,
+    ) -> Option<Reload> {
+        let number = before.number.saturating_add(1);
+        let changed = !what.is_empty();
+        let mut next = Some(Generation { number, material: Arc::new(next), step: Arc::new(step) });
+        let mut in_force = true;
+        self.0.current.send_if_modified(|current| {
+            in_force = Arc::ptr_eq(current, before);
+            match next.take().filter(|_| in_force && changed) {
+                Some(next) => *current = Arc::new(next),
+                None => return false,
             }
-            differs
+            true
         });
+        if !in_force {
+            return None;
+        }
         self.0.status.send_modify(|status| {
             status.refused = None;
             if changed {
-                status.generation = status.generation.saturating_add(1);
+                status.generation = number;
                 status.loaded = SystemTime::now();
             }
         });
-        if changed { Reload::Changed } else { Reload::Unchanged }
+        Some(if changed { Reload::Changed { generation: number, what } } else { Reload::Unchanged })
     }
 
     fn refuse(&self, error: &LoadError) {
@@ -157,31 +244,26 @@ impl Store {
 
     /// Reloads, and once more a moment later if the files may have been caught in the middle of a change.
     async fn reload_settled(&self) -> Result<Reload, LoadError> {
-        match self.reload().await {
+        match self.reload(Order::Forward).await {
             Err(error) if error.may_be_torn() => {
                 time::sleep(SETTLE).await;
-                self.reload().await
+                self.reload(Order::Forward).await
             }
             outcome => outcome,
         }
     }
 
-    async fn marks(&self) -> [Option<Mark>; 3] {
+    async fn marks(&self) -> Marks {
         let inner = Arc::clone(&self.0);
-        task::spawn_blocking(move || marks(&inner.files)).await.unwrap_or_default()
+        task::spawn_blocking(move || Marks::of(&inner.plan)).await.unwrap_or_default()
     }
 }
 
-fn marks(files: &Files) -> [Option<Mark>; 3] {
-    let Files { cert_file, key_file, ca_file } = files;
-    [cert_file, key_file, ca_file].map(|path| Mark::of(path))
-}
-
 /// The shortest time between two looks.
-const SHORTEST: Duration = Duration::from_millis(100);
+const SHORTEST: Duration = Duration::from_millis(50);
 
-/// How long whoever writes chain and key one after the other is given.
-const SETTLE: Duration = Duration::from_millis(500);
+/// How long whoever writes chain and key one after the other is given. A revocation that comes meanwhile waits as long.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// The error with its causes, for a status that outlives it.
 fn explain(error: &LoadError) -> String {
@@ -197,83 +279,14 @@ fn explain(error: &LoadError) -> String {
 
 fn log(outcome: &Result<Reload, LoadError>) {
     match outcome {
-        Ok(Reload::Changed) => tracing::info!("certificates reloaded"),
+        Ok(Reload::Changed { generation, what }) => {
+            let what = what.iter().map(|part| part.as_str()).collect::<Vec<_>>().join(", ");
+            tracing::info!(generation, what, "certificates reloaded");
+        }
         Ok(Reload::Unchanged) => tracing::debug!("certificates unchanged"),
         Err(error) => {
             let error: &dyn std::error::Error = error;
             tracing::error!(error, "certificates not reloaded, the old ones stay in force");
         }
-    }
-}
-
-/// What tells one content of a path from another without reading it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
-    modified: Option<SystemTime>,
-    length: u64,
-    place: (u64, u64),
-}
-
-impl Mark {
-    /// Follows symbolic links; `None` if there is no such file.
-    fn of(path: &Path) -> Option<Self> {
-        let seen = std::fs::metadata(path).ok()?;
-        Some(Self { modified: seen.modified().ok(), length: seen.len(), place: place(&seen) })
-    }
-}
-
-#[cfg(unix)]
-fn place(seen: &std::fs::Metadata) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt;
-
-    // The change time moves with the mode too: `chmod 600` is a repair.
-    (
-        seen.ino(),
-        seen.ctime()
-            .unsigned_abs()
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(seen.ctime_nsec().unsigned_abs()),
-    )
-}
-
-#[cfg(not(unix))]
-fn place(_seen: &std::fs::Metadata) -> (u64, u64) {
-    (0, 0)
-}
-
-/// SIGHUP, where there is one.
-struct Hangup {
-    #[cfg(unix)]
-    signal: Option<tokio::signal::unix::Signal>,
-}
-
-impl Hangup {
-    #[cfg(unix)]
-    fn listen() -> Self {
-        use tokio::signal::unix::{SignalKind, signal};
-
-        Self { signal: signal(SignalKind::hangup()).ok() }
-    }
-
-    #[cfg(not(unix))]
-    const fn listen() -> Self {
-        Self {}
-    }
-
-    /// Waits for the next one. Cancel safe: one that nobody waited for is seen by the next call.
-    #[cfg(unix)]
-    async fn heard(&mut self) {
-        let heard = match &mut self.signal {
-            Some(signal) => signal.recv().await,
-            None => None,
-        };
-        if heard.is_none() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    #[cfg(not(unix))]
-    async fn heard(&mut self) {
-        std::future::pending::<()>().await;
     }
 }

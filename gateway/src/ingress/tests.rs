@@ -262,7 +262,7 @@ async fn a_reload_serves_the_new_certificate_and_cuts_nobody() {
     let mut before = gate.dial(Some(&certificate)).await.unwrap();
     echo(&mut before).await.unwrap();
     install(&gate.root, gate.folder.path());
-    gate.store.reload().await.unwrap();
+    gate.store.reload(daemoneye_bridge::trust::revocation::Order::Forward).await.unwrap();
     let mut after = gate.dial(Some(&certificate)).await.unwrap();
     echo(&mut after).await.unwrap();
     echo(&mut before).await.unwrap();

@@ -79,7 +79,7 @@ impl Metrics {
 
     pub(super) fn reload(&self, outcome: &Result<Reload, LoadError>) {
         let outcome = match outcome {
-            Ok(Reload::Changed) => "changed",
+            Ok(Reload::Changed { .. }) => "changed",
             Ok(Reload::Unchanged) => "unchanged",
             Err(_) => "refused",
         };

@@ -4,7 +4,8 @@ use rcgen::{CertificateParams, date_time_ymd};
 use tokio::{sync::mpsc, time};
 
 use crate::trust::{
-    LoadError, Material, Reload, Role, Store,
+    LoadError, Material, Part, Reload, Role, Store,
+    revocation::Order,
     tests::pki::{Authority, Folder, client, mode, server},
 };
 
@@ -86,17 +87,20 @@ async fn a_reload_changes_keeps_or_refuses_and_the_old_stays() {
     let folder = Folder::new(&root.issue(&server()), root.pem());
     let store = Store::open(folder.files.clone(), Role::Server).unwrap();
     let first = store.current();
-    assert_eq!(store.reload().await.unwrap(), Reload::Unchanged);
+    assert_eq!(store.reload(Order::Forward).await.unwrap(), Reload::Unchanged);
 
     folder.write(&root.issue(&client()), root.pem());
-    store.reload().await.unwrap_err();
+    store.reload(Order::Forward).await.unwrap_err();
     assert_eq!(store.current(), first);
     let status = store.status().borrow().clone();
     assert!(status.refused.unwrap().0.contains("serverAuth"));
     assert_eq!(status.generation, 1);
 
     folder.write(&root.issue(&server()), root.pem());
-    assert_eq!(store.reload().await.unwrap(), Reload::Changed);
+    assert_eq!(
+        store.reload(Order::Forward).await.unwrap(),
+        Reload::Changed { generation: 2, what: vec![Part::Chain, Part::Key] }
+    );
     assert_ne!(store.current(), first);
     assert_eq!(store.status().borrow().generation, 2);
     assert!(store.status().borrow().refused.is_none());
@@ -122,7 +126,7 @@ async fn a_swapped_link_is_followed() {
 
     let (told, mut outcomes) = mpsc::channel(1);
     let follow = store.follow(Duration::from_millis(100), move |outcome| {
-        told.try_send(matches!(outcome, Ok(Reload::Changed))).unwrap();
+        told.try_send(matches!(outcome, Ok(Reload::Changed { .. }))).unwrap();
     });
     let heard = time::timeout(Duration::from_secs(20), outcomes.recv());
     tokio::select! {
