@@ -64,8 +64,10 @@ pub struct Lists {
     pub(super) rule: Rule,
     /// Rules of single issuers, by key.
     pub(super) rules: HashMap<KeyHash, Rule>,
-    /// Issuers that were known when it was loaded.
+    /// Issuers that were known when it was loaded: anchors, configured ones, and the next.
     pub(super) issuers: Vec<Issuer>,
+    /// Intermediates that earlier generations met.
+    pub(super) learned: Vec<Issuer>,
     pub(super) known: HashMap<KeyHash, Arc<[Listed]>>,
     pub(super) waiting: Waiting,
 }

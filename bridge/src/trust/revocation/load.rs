@@ -47,7 +47,9 @@ impl Lists {
         let mut lists = Self { rule: config.rule, issuers: anchors, ..Self::default() };
         lists.name(config)?;
         let demanded: Vec<KeyHash> = lists.issuers.iter().map(|issuer| *issuer.key()).collect();
-        lists.issuers.extend(older.waiting.met().into_iter().map(|(issuer, _)| issuer));
+        lists.learned = older.learned.clone();
+        lists.learned.extend(older.waiting.met().into_iter().map(|(issuer, _)| issuer));
+        lists.issuers.extend(lists.learned.iter().cloned());
         lists.read(config, older)?;
         if order == Order::Forward {
             lists.hold_against(older, now)?;

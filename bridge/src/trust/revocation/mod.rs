@@ -33,3 +33,7 @@ pub use self::{
     policy::{Config, IssuerRule, Need, Rule, RuleError, Stale},
     source::{Source, SourceError},
 };
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests;

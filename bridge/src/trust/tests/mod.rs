@@ -2,4 +2,4 @@
 
 mod handshake;
 mod loading;
-mod pki;
+pub(in crate::trust) mod pki;

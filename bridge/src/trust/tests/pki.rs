@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::trust::Files;
 
 /// An authority and how to sign with it.
-pub(super) struct Authority {
+pub(in crate::trust) struct Authority {
     params: CertificateParams,
     key: KeyPair,
     der: CertificateDer<'static>,
@@ -22,13 +22,13 @@ pub(super) struct Authority {
 }
 
 impl Authority {
-    pub(super) fn root(name: &str) -> Self {
+    pub(in crate::trust) fn root(name: &str) -> Self {
         let (params, key) = (authority(name), KeyPair::generate().unwrap());
         let certificate = params.self_signed(&key).unwrap();
         Self { der: certificate.der().clone(), pem: certificate.pem(), params, key, between: None }
     }
 
-    pub(super) fn intermediate(&self, name: &str, until: i32) -> Self {
+    pub(in crate::trust) fn intermediate(&self, name: &str, until: i32) -> Self {
         let (mut params, key) = (authority(name), KeyPair::generate().unwrap());
         params.not_after = date_time_ymd(until, 1, 1);
         let certificate = params.signed_by(&key, &Issuer::from_params(&self.params, &self.key)).unwrap();
@@ -36,15 +36,37 @@ impl Authority {
         Self { der: self.der.clone(), pem: self.pem.clone(), params, key, between }
     }
 
-    pub(super) fn der(&self) -> &CertificateDer<'static> {
+    pub(in crate::trust) fn issuer(&self) -> Issuer<'_, &KeyPair> {
+        Issuer::from_params(&self.params, &self.key)
+    }
+
+    /// What it signs with.
+    pub(in crate::trust) fn key(&self) -> &KeyPair {
+        &self.key
+    }
+
+    /// The certificate of the authority itself, be it root or intermediate.
+    pub(in crate::trust) fn own(&self) -> &CertificateDer<'static> {
+        self.between.as_ref().map_or(&self.der, |(der, _)| der)
+    }
+
+    /// A root that may sign no lists.
+    pub(in crate::trust) fn without_crl_sign(name: &str) -> Self {
+        let (mut params, key) = (authority(name), KeyPair::generate().unwrap());
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let certificate = params.self_signed(&key).unwrap();
+        Self { der: certificate.der().clone(), pem: certificate.pem(), params, key, between: None }
+    }
+
+    pub(in crate::trust) fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
 
-    pub(super) fn pem(&self) -> &str {
+    pub(in crate::trust) fn pem(&self) -> &str {
         &self.pem
     }
 
-    pub(super) fn issue(&self, params: &CertificateParams) -> Leaf {
+    pub(in crate::trust) fn issue(&self, params: &CertificateParams) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &Issuer::from_params(&self.params, &self.key)).unwrap();
         let mut leaf =
@@ -73,8 +95,15 @@ fn named(name: &str) -> CertificateParams {
     params
 }
 
+/// What the certificate number `serial` of a collector says.
+pub(in crate::trust) fn numbered(serial: u64) -> CertificateParams {
+    let mut params = client();
+    params.serial_number = Some(serial.into());
+    params
+}
+
 /// What a collector's certificate says.
-pub(super) fn client() -> CertificateParams {
+pub(in crate::trust) fn client() -> CertificateParams {
     let mut params = named("collector");
     params.extended_key_usages = vec![Purpose::ClientAuth];
     params.subject_alt_names = vec![SanType::URI("spiffe://td/site/a/collector/b".try_into().unwrap())];
@@ -82,7 +111,7 @@ pub(super) fn client() -> CertificateParams {
 }
 
 /// What a gateway's certificate says.
-pub(super) fn server() -> CertificateParams {
+pub(in crate::trust) fn server() -> CertificateParams {
     let mut params = named("gateway");
     params.extended_key_usages = vec![Purpose::ServerAuth];
     params.subject_alt_names = vec![
@@ -93,20 +122,20 @@ pub(super) fn server() -> CertificateParams {
 }
 
 /// A certificate with its key.
-pub(super) struct Leaf {
-    pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) pem: String,
-    pub(super) key: String,
+pub(in crate::trust) struct Leaf {
+    pub(in crate::trust) chain: Vec<CertificateDer<'static>>,
+    pub(in crate::trust) pem: String,
+    pub(in crate::trust) key: String,
 }
 
 /// A folder with the three files.
-pub(super) struct Folder {
-    pub(super) dir: TempDir,
-    pub(super) files: Files,
+pub(in crate::trust) struct Folder {
+    pub(in crate::trust) dir: TempDir,
+    pub(in crate::trust) files: Files,
 }
 
 impl Folder {
-    pub(super) fn new(leaf: &Leaf, anchors: &str) -> Self {
+    pub(in crate::trust) fn new(leaf: &Leaf, anchors: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let files = Files { cert_file: at("cert.pem"), key_file: at("key.pem"), ca_file: at("ca.pem") };
@@ -115,7 +144,7 @@ impl Folder {
         folder
     }
 
-    pub(super) fn write(&self, leaf: &Leaf, anchors: &str) {
+    pub(in crate::trust) fn write(&self, leaf: &Leaf, anchors: &str) {
         fs::write(&self.files.cert_file, &leaf.pem).unwrap();
         fs::write(&self.files.key_file, &leaf.key).unwrap();
         fs::write(&self.files.ca_file, anchors).unwrap();
@@ -123,7 +152,7 @@ impl Folder {
     }
 }
 
-pub(super) fn mode(path: &PathBuf, mode: u32) {
+pub(in crate::trust) fn mode(path: &PathBuf, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
 
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

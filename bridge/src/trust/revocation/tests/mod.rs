@@ -1,0 +1,9 @@
+//! Lists of every sort, sound and unsound, and how paths are judged by them.
+
+mod forge;
+mod judging;
+mod loading;
+mod parsing;
+mod site;
+mod speed;
+mod store;

@@ -1,0 +1,90 @@
+//! What a hundred thousand entries cost. Bounds are wide, for these run without optimisation beside other tests.
+
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use crate::trust::{
+    Reload,
+    revocation::{
+        Need, Order, Stale,
+        tests::{
+            forge::Forge,
+            site::{Site, present},
+        },
+    },
+    tests::pki::{Authority, numbered},
+};
+
+const ENTRIES: u64 = 100_000;
+
+#[test]
+fn a_hundred_thousand_entries_are_loaded_once_and_searched_in_no_time() {
+    let root = Authority::root("root");
+    let site = Site::new(&[&root], Need::Required, Stale::Fail);
+    let serials: Vec<u64> = (0..ENTRIES).map(|serial| serial.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+    let list = Forge::new(1, &serials).by(&root);
+    let bytes = list.len();
+    site.put("root.crl", list);
+
+    let begun = Instant::now();
+    let first = site.load().unwrap();
+    let cold = begun.elapsed();
+    let begun = Instant::now();
+    let again = site.load_after(&first, Order::Forward).unwrap();
+    let warm = begun.elapsed();
+    assert_eq!(first, again);
+
+    let chain = present(&first, &root.issue(&numbered(12_345))).unwrap();
+    let (rounds, begun) = (100_000_u32, Instant::now());
+    for _ in 0..rounds {
+        assert!(first.lists().judge(chain.links(), &[], SystemTime::UNIX_EPOCH).is_ok());
+    }
+    let each = begun.elapsed() / rounds;
+
+    let mut more = serials.clone();
+    more.push(12_345);
+    site.put("root.crl", Forge::new(2, &more).by(&root));
+    let begun = Instant::now();
+    let next = site.load_after(&again, Order::Forward).unwrap();
+    let changed = begun.elapsed();
+    let begun = Instant::now();
+    let difference = next.difference(&again);
+    let compared = begun.elapsed();
+    assert!(difference.touches(chain.links()) && difference.revoked().count() == 1);
+    println!(
+        "{ENTRIES} entries, {bytes} bytes: loaded in {cold:?}, unchanged in {warm:?}, changed in {changed:?}, \
+         compared in {compared:?}, a path judged in {each:?}"
+    );
+    let unoptimised = if cfg!(debug_assertions) { 20 } else { 1 };
+    assert!(each.as_micros() < unoptimised, "{each:?}");
+}
+
+#[tokio::test]
+async fn from_rename_to_a_new_generation_takes_a_fraction_of_a_second() {
+    let root = Authority::root("root");
+    let site = Site::new(&[&root], Need::Required, Stale::Fail);
+    let serials: Vec<u64> = (0..ENTRIES).collect();
+    let lists: Vec<Vec<u8>> = (1..5).map(|number| Forge::new(number, &serials).by(&root)).collect();
+    let mut lists = lists.into_iter();
+    site.put("root.crl", lists.next().unwrap());
+    let store = site.store();
+    let mut generations = store.watch();
+    generations.mark_unchanged();
+    let follow = store.follow(std::time::Duration::from_millis(100), |outcome| {
+        assert!(matches!(outcome, Ok(Reload::Changed { .. })), "{outcome:?}");
+    });
+    let measure = async {
+        for list in lists {
+            site.put("root.crl", list);
+            let begun = Instant::now();
+            generations.changed().await.unwrap();
+            println!("in force after {:?}", begun.elapsed());
+        }
+    };
+    tokio::select! {
+        () = follow => panic!("following never ends"),
+        () = measure => {}
+    }
+    assert_eq!(store.generation().number(), 4);
+}
