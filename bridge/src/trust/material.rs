@@ -215,7 +215,11 @@ impl Material {
         for (place, link) in links.iter().enumerate() {
             if link.not_after() < now {
                 let leaf = place == 0;
-                return Err(if leaf { RefusalReason::CertificateExpired } else { RefusalReason::IntermediateExpired });
+                return Err(if leaf {
+                    RefusalReason::CertificateExpired
+                } else {
+                    RefusalReason::IntermediateExpired
+                });
             }
         }
         let root = links.last().ok_or(RefusalReason::UnknownIssuer)?.issuer_spki();

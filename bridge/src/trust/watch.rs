@@ -4,6 +4,8 @@
 //! generation replaces the one that its revocation lists were held against, and no other.
 
 use std::{
+    collections::BTreeMap,
+    error::Error,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,7 +15,7 @@ use tokio::{sync::watch, task, time};
 use crate::trust::{
     Files, LoadError, Material, Part, Plan, Role,
     follow::{Hangup, Marks},
-    revocation::{self, Difference, Order},
+    revocation::{self, Difference, FetchError, Order},
 };
 
 /// What a reload did.
@@ -39,6 +41,8 @@ pub struct Status {
     pub loaded: SystemTime,
     /// Why the last reload was refused, and since when reloads are; `None` once one has succeeded.
     pub refused: Option<(String, SystemTime)>,
+    /// URLs whose last fetch failed: why, and since when they do.
+    pub unfetched: BTreeMap<String, (String, SystemTime)>,
 }
 
 /// Material, and what it takes away that the material before it gave.
@@ -108,7 +112,8 @@ impl Store {
         let marks = Marks::of(&plan);
         let material = Arc::new(Material::load_all(&plan)?);
         let first = Generation { number: 1, material, step: Arc::default() };
-        let status = Status { generation: 1, loaded: SystemTime::now(), refused: None };
+        let status =
+            Status { generation: 1, loaded: SystemTime::now(), refused: None, unfetched: BTreeMap::new() };
         Ok(Self(Arc::new(Inner {
             plan,
             marks,
@@ -217,10 +222,38 @@ impl Store {
         });
     }
 
-    /// Reloads on SIGHUP and when a file changes; `observe` is told what became of each reload. Never ends.
+    /// Reloads on SIGHUP and when a file changes, and fetches what lies behind URLs; `observe` is told what became of each reload. Never ends.
     ///
     /// Cancel safe: dropping it stops the watching and nothing else.
-    pub async fn follow(&self, every: Duration, mut observe: impl FnMut(&Result<Reload, LoadError>) + Send) {
+    pub async fn follow(&self, every: Duration, observe: impl FnMut(&Result<Reload, LoadError>) + Send) {
+        // What is fetched becomes a file, and is found as any other.
+        let fetching = revocation::keep(
+            &self.0.plan.revocation,
+            || self.current(),
+            |url, outcome| {
+                self.fetched(url.to_string(), outcome);
+            },
+        );
+        tokio::join!(self.look(every, observe), fetching);
+    }
+
+    fn fetched(&self, url: String, outcome: Result<(), FetchError>) {
+        self.0.status.send_if_modified(|status| match outcome {
+            Ok(()) => status.unfetched.remove(&url).is_some(),
+            Err(error) => {
+                tracing::warn!(
+                    url,
+                    error = &error as &dyn Error,
+                    "revocation list not fetched, the last copy stays"
+                );
+                let since = status.unfetched.get(&url).map_or_else(SystemTime::now, |(_, since)| *since);
+                status.unfetched.insert(url, (explain(&error), since));
+                true
+            }
+        });
+    }
+
+    async fn look(&self, every: Duration, mut observe: impl FnMut(&Result<Reload, LoadError>) + Send) {
         let mut hangup = Hangup::listen();
         let mut seen = self.0.marks.clone();
         let mut tick = time::interval(every.max(SHORTEST));
@@ -266,9 +299,9 @@ const SHORTEST: Duration = Duration::from_millis(50);
 const SETTLE: Duration = Duration::from_millis(250);
 
 /// The error with its causes, for a status that outlives it.
-fn explain(error: &LoadError) -> String {
+fn explain(error: &dyn Error) -> String {
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(next) = cause {
         text.push_str(": ");
         text.push_str(&next.to_string());
@@ -285,7 +318,7 @@ fn log(outcome: &Result<Reload, LoadError>) {
         }
         Ok(Reload::Unchanged) => tracing::debug!("certificates unchanged"),
         Err(error) => {
-            let error: &dyn std::error::Error = error;
+            let error: &dyn Error = error;
             tracing::error!(error, "certificates not reloaded, the old ones stay in force");
         }
     }

@@ -69,8 +69,7 @@ impl Crl {
         let strict = BorrowedCertRevocationList::from_der(der).map_err(|error| CrlError::of(&error))?;
         let entries = entries(&strict)?;
         let (tbs, _, _) = signed(der).ok_or(CrlError::Malformed)?;
-        let Head { issuer, this_update, next_update, extensions } =
-            head(tbs).ok_or(CrlError::Malformed)?;
+        let Head { issuer, this_update, next_update, extensions } = head(tbs).ok_or(CrlError::Malformed)?;
         let Marks { number, key_id, scope } = Marks::read(extensions)?;
         let (_, name) = X509Name::from_der(issuer).map_err(|_| CrlError::Malformed)?;
         if next_update < this_update {
@@ -98,8 +97,9 @@ impl Crl {
         let (tbs, algorithm, signature) = signed(der).ok_or(CrlError::Malformed)?;
         let (_, key) = SubjectPublicKeyInfo::from_der(issuer.spki()).map_err(|_| CrlError::Signature)?;
         // The key's own algorithm is the first element of what stands around it.
-        let kind = element(&mut element(&mut issuer.spki(), SEQUENCE).ok_or(CrlError::Signature)?.content, SEQUENCE)
-            .ok_or(CrlError::Signature)?;
+        let kind =
+            element(&mut element(&mut issuer.spki(), SEQUENCE).ok_or(CrlError::Signature)?.content, SEQUENCE)
+                .ok_or(CrlError::Signature)?;
         let fits = provider::provider()
             .signature_verification_algorithms
             .all
@@ -223,8 +223,7 @@ impl Marks {
         let (mut number, mut key_id) = (None, None);
         let mut scope = Scope { holders: Holders::All, point: Box::default() };
         while !extensions.is_empty() {
-            let (rest, extension) =
-                X509Extension::from_der(extensions).map_err(|_| CrlError::Malformed)?;
+            let (rest, extension) = X509Extension::from_der(extensions).map_err(|_| CrlError::Malformed)?;
             extensions = rest;
             match extension.parsed_extension() {
                 // RFC 5280, section 5.2.3: it must be there and must not be critical.
@@ -322,7 +321,9 @@ fn asn1(time: ASN1Time) -> SystemTime {
 #[non_exhaustive]
 pub enum CrlError {
     /// Its number is marked critical.
-    #[error("its number is marked critical, against RFC 5280, section 5.2.3: issue it with a tool that follows it")]
+    #[error(
+        "its number is marked critical, against RFC 5280, section 5.2.3: issue it with a tool that follows it"
+    )]
     CriticalNumber,
     /// It ends before it begins.
     #[error("its next update is before its last: look at the clock of the issuer")]
@@ -334,7 +335,9 @@ pub enum CrlError {
     #[error("it is an indirect list, about certificates of several issuers: publish one of each issuer")]
     Indirect,
     /// An entry's serial number has more than 20 octets.
-    #[error("a serial number in it is longer than 20 octets, against RFC 5280, section 4.1.2.2: issue that certificate again")]
+    #[error(
+        "a serial number in it is longer than 20 octets, against RFC 5280, section 4.1.2.2: issue that certificate again"
+    )]
     LongSerial,
     /// It cannot be read.
     #[error("it is cut off or not well-formed: copy it again")]

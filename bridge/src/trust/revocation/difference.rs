@@ -79,7 +79,10 @@ mod tests {
 
     fn entries(serials: &[u8]) -> Vec<Revoked> {
         let number = |serial: &u8| Number::of(&[*serial]).unwrap();
-        serials.iter().map(|serial| Revoked::new(number(serial), SystemTime::UNIX_EPOCH, "unspecified")).collect()
+        serials
+            .iter()
+            .map(|serial| Revoked::new(number(serial), SystemTime::UNIX_EPOCH, "unspecified"))
+            .collect()
     }
 
     #[test]

@@ -101,7 +101,11 @@ impl Lists {
         for (place, link) in links.iter().enumerate() {
             if self.entry(link.issuer_spki(), link.serial()).is_some() {
                 let leaf = place == 0;
-                return Err(if leaf { RefusalReason::CertificateRevoked } else { RefusalReason::IntermediateRevoked });
+                return Err(if leaf {
+                    RefusalReason::CertificateRevoked
+                } else {
+                    RefusalReason::IntermediateRevoked
+                });
             }
         }
         Ok(())
@@ -191,9 +195,14 @@ impl Lists {
         let mut status = Vec::new();
         for (key, lists) in self.in_force() {
             let rule = self.rule(&key);
-            status.extend(lists.iter().map(|listed| ListStatus::of(listed, Some(key), word(&listed.crl, rule.stale, now))));
+            status.extend(
+                lists
+                    .iter()
+                    .map(|listed| ListStatus::of(listed, Some(key), word(&listed.crl, rule.stale, now))),
+            );
         }
-        status.extend(self.waiting.left().iter().map(|listed| ListStatus::of(listed, None, ListWord::Waiting)));
+        status
+            .extend(self.waiting.left().iter().map(|listed| ListStatus::of(listed, None, ListWord::Waiting)));
         status.sort_by(|a, b| (&a.issuer, &a.source).cmp(&(&b.issuer, &b.source)));
         status
     }
@@ -207,7 +216,8 @@ impl PartialEq for Lists {
                 lists.len() == others.len() && lists.iter().all(|listed| others.contains(listed))
             })
         });
-        let waiting = |lists: &Self| lists.waiting.all().map(|listed| *listed.crl.digest()).collect::<Vec<_>>();
+        let waiting =
+            |lists: &Self| lists.waiting.all().map(|listed| *listed.crl.digest()).collect::<Vec<_>>();
         same && self.known.len() == other.known.len()
             && self.rule == other.rule
             && self.rules == other.rules

@@ -62,17 +62,27 @@ impl Lists {
         }
     }
 
-    /// Judges a list that was fetched before it is kept: it must be by a known issuer or of an unknown name, and not go
-    /// back.
-    pub(super) fn admits(&self, der: &[u8], place: &Path, now: SystemTime) -> Result<(), ListsError> {
+    /// Judges `fetched` lists before they are kept as `place`: they must be signed by the issuers that they name, newer
+    /// than those in force, and all be there that came from the same place before.
+    pub(super) fn admits(
+        &self,
+        fetched: &[Vec<u8>],
+        place: &Path,
+        now: SystemTime,
+    ) -> Result<(), ListsError> {
         let mut offered = Self { issuers: self.issuers.clone(), ..Self::default() };
         offered.issuers.extend(self.waiting.met().into_iter().map(|(issuer, _)| issuer));
-        offered.add(der, &Arc::from(place), self)?;
-        let newer = Self { known: offered.known, ..Self::default() };
-        newer.not_ahead(now)?;
-        for (key, lists) in newer.in_force() {
-            let before = self.in_force().into_iter().find(|(other, _)| *other == key);
-            before.map_or(Ok(()), |(_, before)| forward(&before, &lists))?;
+        let source = Arc::from(place);
+        fetched.iter().try_for_each(|der| offered.add(der, &source, self))?;
+        offered.not_ahead(now)?;
+        for (key, before) in self.in_force() {
+            let new = offered.known.get(&key).map(Arc::clone).unwrap_or_default();
+            let heir = |old: &&Listed| new.iter().any(|new| new.crl().scope() == old.crl().scope());
+            if let Some(gone) = before.iter().find(|old| **old.source() == *place && !heir(old)) {
+                return Err(ListsError::Withdrawn { issuer: cut(gone.crl().issuer()) });
+            }
+            let replaced: Vec<Listed> = before.iter().filter(heir).cloned().collect();
+            forward(&replaced, &new)?;
         }
         Ok(())
     }
@@ -161,7 +171,11 @@ impl Lists {
 
     fn not_ahead(&self, now: SystemTime) -> Result<(), ListsError> {
         let latest = now.checked_add(SKEW).unwrap_or(now);
-        let ahead = self.known.values().flat_map(|lists| lists.iter()).find(|listed| listed.crl().this_update() > latest);
+        let ahead = self
+            .known
+            .values()
+            .flat_map(|lists| lists.iter())
+            .find(|listed| listed.crl().this_update() > latest);
         ahead.map_or(Ok(()), |listed| Err(ListsError::Future { path: listed.source().to_path_buf() }))
     }
 
@@ -222,7 +236,9 @@ pub enum ListsError {
         path: PathBuf,
     },
     /// An issuer must have a list and has none.
-    #[error("no revocation list is by {issuer:?}, whose lists are required: put it among the files of crl, or set revocation = \"if-present\" for that issuer")]
+    #[error(
+        "no revocation list is by {issuer:?}, whose lists are required: put it among the files of crl, or set revocation = \"if-present\" for that issuer"
+    )]
     Missing {
         /// Whose.
         issuer: String,
@@ -241,7 +257,9 @@ pub enum ListsError {
         held: String,
     },
     /// The list in force is not there any more.
-    #[error("the revocation list of {issuer:?}, which is in force, is gone: put it back, or force the reload")]
+    #[error(
+        "the revocation list of {issuer:?}, which is in force, is gone: put it back, or force the reload"
+    )]
     Withdrawn {
         /// Whose.
         issuer: String,

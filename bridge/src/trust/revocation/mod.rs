@@ -16,6 +16,7 @@
 mod crl;
 mod difference;
 mod entry;
+mod fetch;
 mod issuer;
 mod lists;
 mod load;
@@ -23,10 +24,12 @@ mod policy;
 mod source;
 mod waiting;
 
+pub(in crate::trust) use self::fetch::keep;
 pub use self::{
     crl::{Crl, CrlError},
     difference::Difference,
     entry::{Number, Revoked},
+    fetch::FetchError,
     issuer::{Issuer, KeyHash},
     lists::{ListStatus, ListWord, Lists},
     load::{ListsError, Order},

@@ -87,7 +87,9 @@ impl FromStr for Need {
         match text {
             "if-present" => Ok(Self::IfPresent),
             "required" => Ok(Self::Required),
-            _ => bracketed(text, "short-lived").map(Self::ShortLived).ok_or_else(|| RuleError::Need(cut(text))),
+            _ => {
+                bracketed(text, "short-lived").map(Self::ShortLived).ok_or_else(|| RuleError::Need(cut(text)))
+            }
         }
     }
 }
@@ -129,7 +131,8 @@ fn bracketed(text: &str, word: &str) -> Option<Duration> {
     use serde::de::IntoDeserializer;
 
     let inner = text.strip_prefix(word)?.strip_prefix('(')?.strip_suffix(')')?;
-    let reader: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = inner.trim().into_deserializer();
+    let reader: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+        inner.trim().into_deserializer();
     let time = humantime_serde::deserialize::<Duration, _>(reader).ok()?;
     (Duration::from_secs(1)..=Duration::from_hours(10 * 366 * 24)).contains(&time).then_some(time)
 }
@@ -178,6 +181,9 @@ mod tests {
             assert!(error.contains("short-lived(24h)"), "{error}");
         }
         assert!("grace(-1h)".parse::<Stale>().unwrap_err().to_string().contains("grace(6h)"));
-        assert_eq!(Need::ShortLived(Duration::from_hours(1)).to_string().parse(), Ok(Need::ShortLived(Duration::from_hours(1))));
+        assert_eq!(
+            Need::ShortLived(Duration::from_hours(1)).to_string().parse(),
+            Ok(Need::ShortLived(Duration::from_hours(1)))
+        );
     }
 }

@@ -12,7 +12,11 @@ use std::{
 
 use hyper::Uri;
 
-use crate::trust::{certificate::{hex, sha256}, pem, revocation::Config};
+use crate::trust::{
+    certificate::{hex, sha256},
+    pem,
+    revocation::Config,
+};
 
 /// Most bytes of a file of lists: some 1.5 million entries.
 pub(super) const MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -159,7 +163,9 @@ pub enum SourceError {
         path: PathBuf,
     },
     /// Not a URL that is fetched.
-    #[error("{url:?} is no http:// URL: lists are signed, so they are fetched without TLS and without a password")]
+    #[error(
+        "{url:?} is no http:// URL: lists are signed, so they are fetched without TLS and without a password"
+    )]
     Url {
         /// What stands there.
         url: String,

@@ -41,8 +41,7 @@ impl Forge {
 
     /// Signs it with the key of `by`, in the name of `named`.
     pub(super) fn signed(&self, named: &Authority, by: &Authority) -> Vec<u8> {
-        let (issuer, signer) =
-            (Issuer::parse(named.own()).unwrap(), Issuer::parse(by.own()).unwrap());
+        let (issuer, signer) = (Issuer::parse(named.own()).unwrap(), Issuer::parse(by.own()).unwrap());
         let entries: Vec<u8> = self.entries.iter().flat_map(|entry| self.entry(entry)).collect();
         let mut extensions = Vec::new();
         if let Some(number) = self.number {
@@ -142,7 +141,8 @@ pub(super) fn pem(der: &[u8]) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
 
     let text = STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN X509 CRL-----\n{}\n-----END X509 CRL-----\n", lines.join("\n"))
 }
 

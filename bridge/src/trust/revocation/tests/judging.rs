@@ -150,10 +150,7 @@ fn a_list_of_an_intermediate_waits_until_that_is_met_and_is_known_from_then_on()
     site.put("between.crl", Forge::new(2, &[5, 6]).by(&between));
     let second = site.load_after(&first, Order::Forward).unwrap();
     assert!(second.difference(&first).touches(chain.links()));
-    assert_eq!(
-        second.judge_links(chain.links(), SystemTime::now()),
-        Err(RefusalReason::CertificateRevoked)
-    );
+    assert_eq!(second.judge_links(chain.links(), SystemTime::now()), Err(RefusalReason::CertificateRevoked));
     site.put("between.crl", Forge::new(1, &[5]).by(&between));
     assert!(site.load_after(&second, Order::Forward).unwrap_err().to_string().contains("is older than"));
 }

@@ -6,7 +6,7 @@ use std::{
 use crate::trust::{
     RefusalReason,
     revocation::{
-        Lists, ListsError, Need, Order, Source, SourceError, Stale, CrlError,
+        CrlError, Lists, ListsError, Need, Order, Source, SourceError, Stale,
         tests::{
             forge::{Forge, pem},
             site::{Site, refused},
@@ -84,10 +84,7 @@ fn a_list_by_another_key_of_the_same_name_is_refused_or_waits_for_its_issuer() {
     let mut list = Forge::new(1, &[5]);
     list.key_id = false;
     site.put("a.crl", list.by(&stranger));
-    assert!(matches!(
-        refusal(&site, &Lists::default()),
-        ListsError::Crl { source: CrlError::Signature, .. }
-    ));
+    assert!(matches!(refusal(&site, &Lists::default()), ListsError::Crl { source: CrlError::Signature, .. }));
     // One that says itself that it is another's is no forgery of this one's, and revokes nobody of this one's.
     site.put("a.crl", Forge::new(1, &[5]).by(&stranger));
     let material = site.load().unwrap();

@@ -1,5 +1,6 @@
 //! Lists of every sort, sound and unsound, and how paths are judged by them.
 
+mod fetching;
 mod forge;
 mod judging;
 mod loading;

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, date_time_ymd};
+use rcgen::{
+    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, date_time_ymd,
+};
 
 use crate::trust::{
     revocation::{
@@ -83,7 +85,8 @@ fn each_kind_of_list_that_cannot_be_used_is_refused_with_its_own_reason() {
 fn extensions_that_are_not_critical_and_reasons_that_are_known_do_no_harm() {
     with(|f| f.extensions.push(extension(99, false, &[5, 0]))).unwrap();
     with(|f| f.entries.push(Entry(vec![9], vec![extension(99, false, &[5, 0])]))).unwrap();
-    let held = with(|f| f.entries.push(Entry(vec![9], vec![extension(21, false, &tlv(0x0a, &[6]))]))).unwrap();
+    let held =
+        with(|f| f.entries.push(Entry(vec![9], vec![extension(21, false, &tlv(0x0a, &[6]))]))).unwrap();
     assert_eq!(held.find(&Number::of(&[9]).unwrap()).unwrap().reason(), "certificateHold");
 }
 

@@ -11,7 +11,7 @@ use rustls::pki_types::UnixTime;
 
 use crate::trust::{
     LoadError, Material, Plan, RefusalReason, Role, Store, VerifiedChain,
-    revocation::{Config, ListsError, Lists, Need, Order, Rule, Source, Stale},
+    revocation::{Config, Lists, ListsError, Need, Order, Rule, Source, Stale},
     tests::pki::{Authority, Folder, Leaf, server},
 };
 

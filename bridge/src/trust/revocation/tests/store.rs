@@ -75,7 +75,10 @@ async fn what_is_refused_changes_nothing_and_the_next_good_one_recovers() {
         let error = store.reload(Order::Forward).await.unwrap_err().to_string();
         assert!(error.contains("root.crl"), "{error}");
         assert!(store.status().borrow().refused.as_ref().unwrap().0.starts_with(&error));
-        assert_eq!(refused(&store.current(), &root.issue(&numbered(5))), Some(RefusalReason::CertificateRevoked));
+        assert_eq!(
+            refused(&store.current(), &root.issue(&numbered(5))),
+            Some(RefusalReason::CertificateRevoked)
+        );
         assert_eq!(refused(&store.current(), &root.issue(&numbered(6))), None);
     }
     site.put("root.crl", &whole);
