@@ -337,8 +337,31 @@ pub struct Material {
     pub loaded: Option<Timestamp>,
     /// Own chain first, then anchors.
     pub certificates: Vec<Certificate>,
+    /// Revocation lists, by issuer.
+    pub lists: Vec<RevocationList>,
     /// Why the last reload was refused, and since when; `None` once one has succeeded.
     pub refused: Option<Trouble>,
+    /// Which list could not be fetched for the longest time, and why.
+    pub unfetched: Option<Trouble>,
+}
+
+/// What is told of a revocation list.
+#[derive(Clone, Debug, Serialize)]
+pub struct RevocationList {
+    /// Name of its issuer.
+    pub issuer: String,
+    /// Its number, hexadecimal.
+    pub number: String,
+    /// When it was issued.
+    pub this_update: Timestamp,
+    /// When the next is due.
+    pub next_update: Timestamp,
+    /// How many certificates it revokes.
+    pub entries: usize,
+    /// Which file it came from.
+    pub source: String,
+    /// `fresh`, `grace`, `stale`, or `waiting` for its issuer to be seen.
+    pub status: &'static str,
 }
 
 /// The policy in force.

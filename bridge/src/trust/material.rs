@@ -142,7 +142,7 @@ impl Material {
     }
 
     /// Loads and checks the generation after the one whose lists are `older`.
-    pub(super) fn load_after(plan: &Plan, older: &Lists, order: Order) -> Result<Self, LoadError> {
+    pub(super) fn load_after(plan: &Plan, older: &Lists, wanted: Order) -> Result<Self, LoadError> {
         let files = &plan.files;
         let chain = load::chain(&files.cert_file)?;
         let key = load::key(&files.key_file)?;
@@ -152,7 +152,7 @@ impl Material {
         let (authorities, anchors) = load::anchors(&files.ca_file)?;
         let issuers: Result<Vec<Issuer>, _> = authorities.iter().map(|der| Issuer::parse(der)).collect();
         let issuers = issuers.map_err(|_| LoadError::Certificate { path: files.ca_file.clone() })?;
-        let lists = Lists::load(&plan.revocation, issuers, older, order, SystemTime::now())?;
+        let lists = Lists::load(&plan.revocation, issuers, older, wanted, SystemTime::now())?;
         Ok(Self {
             resolver: Arc::new(SingleCertAndKey::from(certified)),
             source: Source { chain, key, anchors: authorities },

@@ -155,12 +155,12 @@ impl Store {
     /// # Errors
     ///
     /// [`LoadError`], as [`Material::load_all`].
-    pub async fn reload(&self, order: Order) -> Result<Reload, LoadError> {
+    pub async fn reload(&self, wanted: Order) -> Result<Reload, LoadError> {
         loop {
             let (inner, before) = (Arc::clone(&self.0), self.generation());
             let older = Arc::clone(&before);
             let loaded = task::spawn_blocking(move || {
-                let next = Material::load_after(&inner.plan, older.material().lists(), order)?;
+                let next = Material::load_after(&inner.plan, older.material().lists(), wanted)?;
                 let what = next.changed_from(older.material());
                 let step = next.difference(older.material());
                 Ok((next, what, step))

@@ -130,9 +130,16 @@ fn tls(snapshots: &Snapshots, now: SystemTime) -> Finding {
             return Finding::since(Word::Degraded, message, Timestamp(worrying));
         }
     }
-    material.refused.as_ref().map_or_else(
+    if let Some(trouble) = &material.refused {
+        return Finding::trouble(Word::Degraded, "the last reload was refused", trouble);
+    }
+    if let Some(list) = material.lists.iter().find(|list| matches!(list.status, "grace" | "stale")) {
+        let message = format!("the revocation list of {} is out of date; publish its next one", list.issuer);
+        return Finding::since(Word::Degraded, message, list.next_update);
+    }
+    material.unfetched.as_ref().map_or_else(
         || Finding::healthy(format!("certificates loaded: {}", material.certificates.len())),
-        |trouble| Finding::trouble(Word::Degraded, "the last reload was refused", trouble),
+        |trouble| Finding::trouble(Word::Degraded, "a revocation list cannot be fetched", trouble),
     )
 }
 

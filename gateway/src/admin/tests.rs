@@ -16,8 +16,8 @@ use tokio::{
 use crate::{
     admin::{Admin, Config, health},
     snapshot::{
-        BusView, Certificate, Collectors, HeldRoute, Material, PolicyView, Refusal, Refusals, Snapshots,
-        StateView, Timestamp, Trouble, Word,
+        BusView, Certificate, Collectors, HeldRoute, Material, PolicyView, Refusal, Refusals, RevocationList,
+        Snapshots, StateView, Timestamp, Trouble, Word,
     },
     telemetry::metrics::Metrics,
 };
@@ -245,7 +245,7 @@ fn a_certificate_is_told_of_before_it_expires_and_when_it_has() {
         parts.material.send_replace(Arc::new(Material {
             loaded,
             certificates: vec![certificate],
-            refused: None,
+            ..Material::default()
         }));
         parts.word("tls")
     };
@@ -254,6 +254,36 @@ fn a_certificate_is_told_of_before_it_expires_and_when_it_has() {
     assert_eq!(at(1, 7), (Word::Healthy, false));
     assert_eq!(at(9, 1), (Word::Degraded, true));
     assert_eq!(at(9, 0), (Word::Unhealthy, true));
+}
+
+#[test]
+fn a_revocation_list_that_is_stale_or_cannot_be_fetched_is_told_of() {
+    let parts = Parts::well();
+    let told = |status, unfetched| {
+        let list = RevocationList {
+            issuer: "CN=root".to_owned(),
+            number: "01".to_owned(),
+            this_update: Timestamp::now(),
+            next_update: Timestamp::now(),
+            entries: 0,
+            source: "/root.crl".to_owned(),
+            status,
+        };
+        let loaded = Some(Timestamp::now());
+        parts.material.send_replace(Arc::new(Material {
+            loaded,
+            lists: vec![list],
+            unfetched,
+            ..Material::default()
+        }));
+        parts.word("tls")
+    };
+    assert_eq!(told("fresh", None), (Word::Healthy, false));
+    assert_eq!(told("waiting", None), (Word::Healthy, false));
+    assert_eq!(told("grace", None), (Word::Degraded, true));
+    assert_eq!(told("stale", None), (Word::Degraded, true));
+    let trouble = Trouble { cause: "the server answered 404".to_owned(), since: Timestamp::now() };
+    assert_eq!(told("fresh", Some(trouble)), (Word::Degraded, true));
 }
 
 #[test]

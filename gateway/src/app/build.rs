@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, path::Path, sync::Arc};
 use daemoneye_bridge::{
     bus::{Bus, door::DoorError},
     lifecycle::Lifecycle,
-    trust::{LoadError, Material, Role},
+    trust::{LoadError, Material},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio_util::sync::CancellationToken;
@@ -67,7 +67,7 @@ impl fmt::Debug for Tasks {
 
 /// Loads and judges everything that can be without taking a port, a socket or a file that a running gateway has.
 pub(super) fn check(config: &Config) -> Result<Summary, BindError> {
-    let material = Material::load(&config.tcp.tls.files, Role::Server)?;
+    let material = Material::load_all(&config.tcp.tls.clone().into_plan())?;
     let policy = Policy::load(&config.policy.file)?;
     Ok(Summary {
         certificate: material.leaf().subject().to_owned(),

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use daemoneye_bridge::trust::{
-    Admission, Judge, LoadError, Recorder, RefusalReason, Role, Store, Terms, VerifiedChain,
+    Admission, Judge, LoadError, Recorder, RefusalReason, Store, Terms, VerifiedChain,
 };
 use rustls::Error;
 use tokio::{
@@ -41,9 +41,10 @@ impl Acceptor {
         judge: Arc<dyn Judge>,
         metrics: Metrics,
     ) -> Result<Self, LoadError> {
-        let store = Store::open(config.files, Role::Server)?;
-        let terms = Terms { protocols: vec![H2.to_vec()], floor: config.floor, judge };
-        Ok(Self { store, terms, deadline, reload_interval: config.reload_interval, metrics })
+        let Config { floor, reload_interval, .. } = config;
+        let store = Store::open_all(config.into_plan())?;
+        let terms = Terms { protocols: vec![H2.to_vec()], floor, judge };
+        Ok(Self { store, terms, deadline, reload_interval, metrics })
     }
 
     /// The material, to reload it on request.

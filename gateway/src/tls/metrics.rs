@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use daemoneye_bridge::trust::{Certificate, LoadError, Material, RefusalReason, Reload};
+use daemoneye_bridge::trust::{
+    Certificate, LoadError, Material, RefusalReason, Reload,
+    revocation::{ListStatus, ListWord},
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -17,6 +20,9 @@ pub struct Metrics {
     refusals: Family<Refused, Counter>,
     reloads: Family<Reloaded, Counter>,
     expiry: Family<Expiry, Gauge>,
+    lists: Family<ListsAre, Gauge>,
+    revoked: Gauge,
+    next_update: Gauge,
 }
 
 impl Default for Metrics {
@@ -27,6 +33,9 @@ impl Default for Metrics {
             refusals: Family::default(),
             reloads: Family::default(),
             expiry: Family::default(),
+            lists: Family::default(),
+            revoked: Gauge::default(),
+            next_update: Gauge::default(),
         }
     }
 }
@@ -65,6 +74,15 @@ impl Metrics {
             Unit::Seconds,
             metrics.expiry.clone(),
         );
+        registry.register("revocation_lists", "Revocation lists, by how they are", metrics.lists.clone());
+        registry.register("revoked_certificates", "Entries of all revocation lists", metrics.revoked.clone());
+        registry.register_with_unit(
+            "revocation_next_update_timestamp",
+            "When the first of the revocation lists goes stale; 0 without one",
+            Unit::Seconds,
+            metrics.next_update.clone(),
+        );
+        metrics.lists(&[]);
         metrics
     }
 
@@ -87,10 +105,8 @@ impl Metrics {
     }
 
     pub(super) fn material(&self, material: &Material) {
-        let show = |role, moment: SystemTime| {
-            let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-            self.expiry.get_or_create(&Expiry { role }).set(seconds);
+        let show = |role, moment| {
+            self.expiry.get_or_create(&Expiry { role }).set(seconds(moment));
         };
         let chain = std::iter::once(material.leaf()).chain(material.intermediates());
         let authorities = material.anchors().iter().map(|anchor| anchor.certificate().not_after());
@@ -101,6 +117,24 @@ impl Metrics {
             show("ca", first);
         }
     }
+
+    pub(super) fn lists(&self, lists: &[ListStatus]) {
+        for word in [ListWord::Fresh, ListWord::Grace, ListWord::Stale, ListWord::Waiting] {
+            let many = lists.iter().filter(|list| list.word == word).count();
+            let label = ListsAre { status: word.as_str() };
+            self.lists.get_or_create(&label).set(i64::try_from(many).unwrap_or(i64::MAX));
+        }
+        let entries: usize = lists.iter().map(|list| list.entries).sum();
+        self.revoked.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        let first =
+            lists.iter().filter(|list| list.word != ListWord::Waiting).map(|list| list.next_update).min();
+        self.next_update.set(first.map_or(0, seconds));
+    }
+}
+
+fn seconds(moment: SystemTime) -> i64 {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -140,6 +174,11 @@ struct Reloaded {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ListsAre {
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Expiry {
     role: &'static str,
 }
@@ -162,6 +201,9 @@ mod tests {
             "daemoneye_gateway_tls_handshake_duration_seconds_count{outcome=\"refused\"} 1",
             "daemoneye_gateway_tls_refusals_total{reason=\"unknown_issuer\"} 1",
             "daemoneye_gateway_tls_reloads_total{outcome=\"changed\"} 0",
+            "daemoneye_gateway_tls_revocation_lists{status=\"stale\"} 0",
+            "daemoneye_gateway_tls_revoked_certificates 0",
+            "daemoneye_gateway_tls_revocation_next_update_timestamp_seconds 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -14,7 +14,10 @@ mod refusals;
 
 use std::{path::PathBuf, time::Duration};
 
-use daemoneye_bridge::trust::{Files, Floor};
+use daemoneye_bridge::trust::{
+    Files, Floor, Plan, Role,
+    revocation::{self, IssuerRule, Need, Rule, Source, Stale},
+};
 use serde::Deserialize;
 
 pub use self::{
@@ -31,8 +34,18 @@ pub struct Config {
     pub files: Files,
     /// Lowest version that is spoken.
     pub floor: Floor,
+    /// Revocation lists, and what is demanded of them.
+    pub revocation: revocation::Config,
     /// How often the files are looked at.
     pub reload_interval: Duration,
+}
+
+impl Config {
+    /// What the material is loaded from.
+    #[must_use]
+    pub fn into_plan(self) -> Plan {
+        Plan { files: self.files, role: Role::Server, revocation: self.revocation }
+    }
 }
 
 /// The section `[tcp.tls_config]`.
@@ -50,21 +63,43 @@ struct File {
     verify_client: bool,
     /// Lowest version of TLS: `"1.2"` or `"1.3"`. Default `"1.2"`.
     min_tls_version: Floor,
-    /// How often the three files are looked at; SIGHUP looks at once. Default 5 s, 1 s to 1 h.
+    /// How often all these files are looked at; SIGHUP looks at once. A revocation takes effect so much later. Default
+    /// 100 ms, 50 ms to 1 h.
     #[serde(with = "humantime_serde")]
     reload_interval: Duration,
+    /// Revocation lists: files, folders, or `http://` URLs. Default: none.
+    crl: Vec<Source>,
+    /// Whether certificates must be covered by a list: `"required"`, `"if-present"`, `"short-lived(24h)"`. Default
+    /// `"if-present"`.
+    revocation: Need,
+    /// What a list does once its next update has passed: `"fail"`, `"warn"`, `"grace(6h)"`. Default `"fail"`.
+    stale_crl: Stale,
+    /// How often lists are fetched from URLs. Default 1 h, 1 min to 7 days.
+    #[serde(with = "humantime_serde")]
+    crl_refresh: Duration,
+    /// Where the last good copy of what was fetched is kept. Default `/var/lib/daemoneye/gateway/crl`.
+    crl_directory: PathBuf,
+    /// What is demanded of single issuers instead. Default: nothing else.
+    issuer: Vec<IssuerRule>,
 }
 
 impl Default for File {
     fn default() -> Self {
         let folder = PathBuf::from("/etc/daemoneye/tls");
+        let revocation::Config { sources, rule, issuers, refresh, directory } = revocation::Config::default();
         Self {
             cert_file: folder.join("tls.crt"),
             key_file: folder.join("tls.key"),
             ca_file: folder.join("ca.crt"),
             verify_client: true,
             min_tls_version: Floor::Tls12,
-            reload_interval: Duration::from_secs(5),
+            reload_interval: Duration::from_millis(100),
+            crl: sources,
+            revocation: rule.need,
+            stale_crl: rule.stale,
+            crl_refresh: refresh,
+            crl_directory: directory,
+            issuer: issuers,
         }
     }
 }
@@ -76,11 +111,22 @@ impl TryFrom<File> for Config {
         if !file.verify_client {
             return Err("verify_client must be true: mutual TLS is mandatory on the federation port");
         }
-        if !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&file.reload_interval) {
-            return Err("reload_interval must be 1 s to 1 h");
+        if !(Duration::from_millis(50)..=Duration::from_hours(1)).contains(&file.reload_interval) {
+            return Err("reload_interval must be 50 ms to 1 h");
+        }
+        if !(Duration::from_mins(1)..=Duration::from_hours(7 * 24)).contains(&file.crl_refresh) {
+            return Err("crl_refresh must be 1 min to 7 days");
         }
         let File { cert_file, key_file, ca_file, min_tls_version, reload_interval, .. } = file;
-        Ok(Self { files: Files { cert_file, key_file, ca_file }, floor: min_tls_version, reload_interval })
+        let revocation = revocation::Config {
+            sources: file.crl,
+            rule: Rule { need: file.revocation, stale: file.stale_crl },
+            issuers: file.issuer,
+            refresh: file.crl_refresh,
+            directory: file.crl_directory,
+        };
+        let files = Files { cert_file, key_file, ca_file };
+        Ok(Self { files, floor: min_tls_version, revocation, reload_interval })
     }
 }
 
@@ -100,5 +146,25 @@ mod tests {
         assert!(read(r#"{"verify_client": false}"#).unwrap_err().contains("mutual TLS is mandatory"));
         assert!(read(r#"{"min_tls_version": "1.1"}"#).unwrap_err().contains("older ones are not spoken"));
         assert_eq!(read(r#"{"min_tls_version": "1.3"}"#).unwrap().floor, Floor::Tls13);
+    }
+
+    #[test]
+    fn what_is_demanded_of_revocation_lists_is_read() {
+        let read = |json: &str| serde_json::from_str::<Config>(json).map_err(|error| error.to_string());
+        let config = read(
+            r#"{"crl": ["/a/crls", "http://pki/a.crl"], "revocation": "required", "stale_crl": "grace(6h)",
+                "issuer": [{"issuer_file": "/b.pem", "revocation": "short-lived(24h)"}]}"#,
+        );
+        let revocation = config.unwrap().revocation;
+        assert_eq!(revocation.sources.len(), 2);
+        assert_eq!(revocation.rule.stale, Stale::Grace(Duration::from_hours(6)));
+        let [issuer] = revocation.issuers.as_slice() else { panic!("one issuer") };
+        assert_eq!(
+            (issuer.revocation, issuer.stale_crl),
+            (Need::ShortLived(Duration::from_hours(24)), Stale::Fail)
+        );
+        assert!(read(r#"{"crl": ["https://pki/a.crl"]}"#).unwrap_err().contains("no http:// URL"));
+        assert!(read(r#"{"revocation": "never"}"#).unwrap_err().contains("if-present"));
+        assert!(read(r#"{"crl_refresh": "1s"}"#).unwrap_err().contains("1 min to 7 days"));
     }
 }

@@ -93,7 +93,7 @@ mod tests {
         let mut found: Vec<String> = difference.revoked().map(|(_, serial)| serial.to_string()).collect();
         found.sort();
         assert_eq!(found, ["02", "0a"]);
-        difference.revoke([8; 32], &one, [&*one].into_iter());
+        difference.revoke([8; 32], &one, std::iter::once(&*one));
         assert_eq!(difference.revoked().count(), 2);
     }
 }

@@ -68,7 +68,7 @@ pub(in crate::trust) async fn keep(
         errand.due = Instant::now() + wait;
         report(&errand.url, fetched);
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Fetches `url` once, judges what came by the lists in force, and keeps it as `copy`.

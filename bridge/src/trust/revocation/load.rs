@@ -41,17 +41,17 @@ impl Lists {
         config: &Config,
         anchors: Vec<Issuer>,
         older: &Self,
-        order: Order,
+        wanted: Order,
         now: SystemTime,
     ) -> Result<Self, ListsError> {
         let mut lists = Self { rule: config.rule, issuers: anchors, ..Self::default() };
         lists.name(config)?;
         let demanded: Vec<KeyHash> = lists.issuers.iter().map(|issuer| *issuer.key()).collect();
-        lists.learned = older.learned.clone();
+        lists.learned.clone_from(&older.learned);
         lists.learned.extend(older.waiting.met().into_iter().map(|(issuer, _)| issuer));
         lists.issuers.extend(lists.learned.iter().cloned());
         lists.read(config, older)?;
-        if order == Order::Forward {
+        if wanted == Order::Forward {
             lists.hold_against(older, now)?;
         }
         // What is fetched may not be there yet; until it is, its issuer's certificates are refused one by one.

@@ -52,8 +52,8 @@ impl Site {
         Material::load_all(&self.plan)
     }
 
-    pub(super) fn load_after(&self, older: &Material, order: Order) -> Result<Material, LoadError> {
-        Material::load_after(&self.plan, older.lists(), order)
+    pub(super) fn load_after(&self, older: &Material, wanted: Order) -> Result<Material, LoadError> {
+        Material::load_after(&self.plan, older.lists(), wanted)
     }
 
     pub(super) fn store(&self) -> Store {
@@ -61,8 +61,8 @@ impl Site {
     }
 
     /// The lists alone, loaded at `now`.
-    pub(super) fn lists(&self, older: &Lists, order: Order, now: SystemTime) -> Result<Lists, ListsError> {
-        Lists::load(&self.plan.revocation, self.issuers(), older, order, now)
+    pub(super) fn lists(&self, older: &Lists, wanted: Order, now: SystemTime) -> Result<Lists, ListsError> {
+        Lists::load(&self.plan.revocation, self.issuers(), older, wanted, now)
     }
 
     fn issuers(&self) -> Vec<crate::trust::revocation::Issuer> {

@@ -42,7 +42,7 @@ fn a_hundred_thousand_entries_are_loaded_once_and_searched_in_no_time() {
     }
     let each = begun.elapsed() / rounds;
 
-    let mut more = serials.clone();
+    let mut more = serials;
     more.push(12_345);
     site.put("root.crl", Forge::new(2, &more).by(&root));
     let begun = Instant::now();
@@ -65,8 +65,7 @@ async fn from_rename_to_a_new_generation_takes_a_fraction_of_a_second() {
     let root = Authority::root("root");
     let site = Site::new(&[&root], Need::Required, Stale::Fail);
     let serials: Vec<u64> = (0..ENTRIES).collect();
-    let lists: Vec<Vec<u8>> = (1..5).map(|number| Forge::new(number, &serials).by(&root)).collect();
-    let mut lists = lists.into_iter();
+    let mut lists = (1..5).map(|number| Forge::new(number, &serials).by(&root));
     site.put("root.crl", lists.next().unwrap());
     let store = site.store();
     let mut generations = store.watch();
