@@ -1,11 +1,12 @@
 //! What a hundred thousand entries cost. Bounds are wide, for these run without optimisation beside other tests.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use crate::trust::{
     Reload,
+    follow::Marks,
     revocation::{
         Need, Order, Stale,
         tests::{
@@ -60,6 +61,24 @@ fn a_hundred_thousand_entries_are_loaded_once_and_searched_in_no_time() {
     assert!(each.as_micros() < unoptimised, "{each:?}");
 }
 
+/// What following costs while nothing changes.
+#[test]
+fn a_look_at_the_files_costs_next_to_nothing() {
+    let root = Authority::root("root");
+    let site = Site::new(&[&root], Need::Required, Stale::Fail);
+    for number in 1..7 {
+        site.put(&format!("{number}.crl"), Forge::new(number, &[]).by(&root));
+    }
+    let (rounds, begun) = (1000_u32, Instant::now());
+    let first = Marks::of(&site.plan);
+    for _ in 0..rounds {
+        assert_eq!(Marks::of(&site.plan), first);
+    }
+    let each = begun.elapsed() / rounds;
+    println!("a look at nine files and a folder: {each:?}");
+    assert!(each < Duration::from_millis(10), "{each:?}");
+}
+
 #[tokio::test]
 async fn from_rename_to_a_new_generation_takes_a_fraction_of_a_second() {
     let root = Authority::root("root");
@@ -70,7 +89,7 @@ async fn from_rename_to_a_new_generation_takes_a_fraction_of_a_second() {
     let store = site.store();
     let mut generations = store.watch();
     generations.mark_unchanged();
-    let follow = store.follow(std::time::Duration::from_millis(100), |outcome| {
+    let follow = store.follow(Duration::from_millis(100), |outcome| {
         assert!(matches!(outcome, Ok(Reload::Changed { .. })), "{outcome:?}");
     });
     let measure = async {
