@@ -1,7 +1,7 @@
 //! The lists of one generation, and how a path is judged by them.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -175,6 +175,11 @@ impl Lists {
         known.chain(self.waiting.met().into_iter().map(|(issuer, lists)| (*issuer.key(), lists))).collect()
     }
 
+    fn digests(&self) -> BTreeSet<&[u8; 32]> {
+        let known = self.known.values().flat_map(|lists| lists.iter());
+        known.chain(self.waiting.all()).map(|listed| listed.crl.digest()).collect()
+    }
+
     /// What this generation revokes that `older` did not.
     #[must_use]
     pub fn since(&self, older: &Self) -> Difference {
@@ -211,17 +216,7 @@ impl Lists {
 impl PartialEq for Lists {
     /// Whether both were loaded from the same lists and rules. Whom they met since does not count.
     fn eq(&self, other: &Self) -> bool {
-        let same = self.known.iter().all(|(key, lists)| {
-            other.known.get(key).is_some_and(|others| {
-                lists.len() == others.len() && lists.iter().all(|listed| others.contains(listed))
-            })
-        });
-        let waiting =
-            |lists: &Self| lists.waiting.all().map(|listed| *listed.crl.digest()).collect::<Vec<_>>();
-        same && self.known.len() == other.known.len()
-            && self.rule == other.rule
-            && self.rules == other.rules
-            && waiting(self) == waiting(other)
+        self.rule == other.rule && self.rules == other.rules && self.digests() == other.digests()
     }
 }
 

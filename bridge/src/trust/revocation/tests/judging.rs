@@ -146,6 +146,8 @@ fn a_list_of_an_intermediate_waits_until_that_is_met_and_is_known_from_then_on()
     assert_eq!(first.lists().status(SystemTime::now())[0].word, ListWord::Fresh);
     let chain = present(&first, &between.issue(&numbered(6))).unwrap();
 
+    // That it was met is no change of what was loaded.
+    assert_eq!(first.changed_from(&site.load_after(&first, Order::Forward).unwrap()), []);
     // Nobody presents it to the next generation, and still it is known who is revoked.
     site.put("between.crl", Forge::new(2, &[5, 6]).by(&between));
     let second = site.load_after(&first, Order::Forward).unwrap();
