@@ -20,7 +20,9 @@ use rustls::{
     },
 };
 
-use crate::trust::{Floor, Judge, MAX_CHAIN, Material, RefusalReason, Role, VerifiedChain, provider};
+use crate::trust::{
+    Claim, Finding, Floor, Judge, MAX_CHAIN, Material, Profile, RefusalReason, Role, VerifiedChain, provider,
+};
 
 /// On which terms connections are accepted.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct Terms {
     pub protocols: Vec<Vec<u8>>,
     /// Lowest version of TLS.
     pub floor: Floor,
+    /// What the chain profile leaves to the operator.
+    pub profile: Profile,
     /// Asked about each chain that was verified.
     pub judge: Arc<dyn Judge>,
 }
@@ -63,6 +67,7 @@ impl Admission {
         let verifier = ClientVerifier {
             material: Arc::clone(&self.material),
             judge: Arc::clone(&self.terms.judge),
+            profile: self.terms.profile.clone(),
             recorder: Arc::clone(&recorder),
         };
         let builder = self.terms.floor.accepting();
@@ -104,7 +109,7 @@ pub enum Verdict {
     /// It leads to an anchor and names somebody.
     Accepted(Arc<VerifiedChain>),
     /// It does not.
-    Refused(RefusalReason),
+    Refused(Finding),
 }
 
 impl Recorder {
@@ -116,7 +121,7 @@ impl Recorder {
     pub fn outcome(&self) -> Result<Arc<VerifiedChain>, RefusalReason> {
         match (self.presented.get().map(|presented| &presented.verdict), self.possession.get()) {
             (None, _) => Err(RefusalReason::NoCertificate),
-            (Some(Verdict::Refused(reason)), _) => Err(*reason),
+            (Some(Verdict::Refused(finding)), _) => Err(finding.reason()),
             (Some(Verdict::Accepted(chain)), Some(true)) => Ok(Arc::clone(chain)),
             (Some(Verdict::Accepted(_)), Some(false)) => Err(RefusalReason::PossessionNotProven),
             (Some(Verdict::Accepted(_)), None) => Err(RefusalReason::Aborted),
@@ -127,6 +132,15 @@ impl Recorder {
     #[must_use]
     pub fn presented(&self) -> Option<&Presented> {
         self.presented.get()
+    }
+
+    /// What exactly is wrong with what was presented.
+    #[must_use]
+    pub fn finding(&self) -> Option<&Finding> {
+        match &self.presented.get()?.verdict {
+            Verdict::Accepted(_) => None,
+            Verdict::Refused(finding) => Some(finding),
+        }
     }
 
     /// Whether the stranger proved to hold the key of what was presented.
@@ -141,19 +155,13 @@ impl Recorder {
 struct ClientVerifier {
     material: Arc<Material>,
     judge: Arc<dyn Judge>,
+    profile: Profile,
     recorder: Arc<Recorder>,
 }
 
 impl ClientVerifier {
-    fn weigh(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<VerifiedChain, RefusalReason> {
-        let chain = self.material.verify(Role::Client, leaf, intermediates, now)?;
-        self.judge.judge(&chain)?;
-        Ok(chain)
+    fn weigh(&self, claim: &Claim<'_>) -> Result<VerifiedChain, Finding> {
+        self.material.verify(claim, &self.profile, Some(&*self.judge))
     }
 
     /// The end of the judgement: the signature's answer, then the one that was held back.
@@ -182,9 +190,10 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let judged = self.weigh(end_entity, intermediates, now);
+        let judged = self.weigh(&Claim { role: Role::Client, leaf: end_entity, intermediates, now });
         // These are refused before anything costly is done for them, a signature check included.
-        let at_once = matches!(judged, Err(RefusalReason::TooManyCertificates | RefusalReason::Malformed));
+        let reason = judged.as_ref().err().map(Finding::reason);
+        let at_once = matches!(reason, Some(RefusalReason::TooManyCertificates | RefusalReason::Malformed));
         let verdict = judged.map_or_else(Verdict::Refused, |chain| Verdict::Accepted(Arc::new(chain)));
         let chain = std::iter::once(end_entity)
             .chain(intermediates)

@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
-use x509_parser::{extensions::GeneralName, prelude::FromDer, time::ASN1Time};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
 
 /// What one certificate says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,11 +47,15 @@ impl Certificate {
     ///
     /// [`CertificateError`], if it is no certificate, has an extension twice, or something follows it.
     pub fn parse(der: &[u8]) -> Result<Self, CertificateError> {
-        let (rest, parsed) =
-            x509_parser::certificate::X509Certificate::from_der(der).map_err(|_| CertificateError)?;
+        let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| CertificateError)?;
         if !rest.is_empty() {
             return Err(CertificateError);
         }
+        Self::of(&parsed)
+    }
+
+    /// Describes what was parsed.
+    pub(super) fn of(parsed: &X509Certificate<'_>) -> Result<Self, CertificateError> {
         let alternatives = parsed.subject_alternative_name().map_err(|_| CertificateError)?;
         let names = alternatives.map_or_else(Names::default, |names_of| names(&names_of.value.general_names));
         let usage = parsed.extended_key_usage().map_err(|_| CertificateError)?;

@@ -1,27 +1,32 @@
 //! How a chain is judged, at either end.
 //!
-//! webpki builds the path and checks signatures, validity, authority bits, path length and name constraints. What it leaves
-//! out is the profile below: a bound on the chain, the extended key usage *present* in the leaf, the validity of the anchor
-//! itself. An anchor is judged inside webpki's callback, so that another path is still tried.
+//! webpki builds paths and checks signatures, validity, authority bits, path length and name constraints. Each path that it
+//! finds is then put to the [profile](super::profile), to the revocation lists and to the [`Judge`], inside webpki's
+//! callback, so that another path is still tried when one is refused.
 //!
 //! Kept true: a [`VerifiedChain`] is made here and nowhere else.
 
-use std::{
-    cell::Cell,
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{cell::RefCell, fmt, sync::Arc, time::SystemTime};
 
-use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use crate::trust::{Certificate, Link, RefusalReason, Role, provider};
+use crate::trust::{
+    Anchor, Certificate, Finding, Link, Profile, RefusalReason, Role,
+    anchor::Anchors,
+    diagnose::{Scene, moment},
+    profile::{Exhibit, Path},
+    provider,
+    revocation::Lists,
+};
 
 /// Most certificates that a peer may present; webpki spends 150 ms on eleven that lead nowhere.
 pub const MAX_CHAIN: usize = 5;
 
 /// What else must hold of a verified chain before a handshake may succeed: whether it names somebody, say.
+///
+/// It is asked about each path that leads to an anchor until one is accepted: of two anchors one may speak for the peer's
+/// site and the other not.
 pub trait Judge: fmt::Debug + Send + Sync {
     /// Judges a chain whose signatures and validity hold.
     ///
@@ -31,135 +36,145 @@ pub trait Judge: fmt::Debug + Send + Sync {
     fn judge(&self, chain: &VerifiedChain) -> Result<(), RefusalReason>;
 }
 
-/// An authority that is trusted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Anchor {
-    certificate: Certificate,
+/// What a peer presents, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// Which end of the connection it is.
+    pub role: Role,
+    /// Its own certificate.
+    pub leaf: &'a CertificateDer<'a>,
+    /// Those that came with it.
+    pub intermediates: &'a [CertificateDer<'a>],
+    /// When it is judged.
+    pub now: UnixTime,
 }
 
-impl Anchor {
-    /// What the authority's certificate says.
-    #[must_use]
-    pub const fn certificate(&self) -> &Certificate {
-        &self.certificate
-    }
-
-    fn is_valid(&self, now: SystemTime) -> bool {
-        self.certificate.not_before() <= now && now <= self.certificate.not_after()
-    }
-}
-
-/// The authorities that are trusted.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Anchors {
-    /// What webpki searches; the same order as `known`.
-    trusted: Vec<TrustAnchor<'static>>,
-    /// What is told of each.
-    known: Vec<Arc<Anchor>>,
+/// Who is asked about a path that webpki has verified.
+#[derive(Clone, Copy, Debug)]
+pub struct Jury<'a> {
+    /// What the profile leaves to the operator.
+    pub profile: &'a Profile,
+    /// Knows what was revoked; `None` where nothing can be.
+    pub revocation: Option<&'a Lists>,
+    /// Has the last word.
+    pub judge: Option<&'a dyn Judge>,
 }
 
 impl Anchors {
-    /// Adds an authority; `None` if its certificate cannot be read.
-    pub(super) fn add(&mut self, der: &CertificateDer<'_>) -> Option<&Anchor> {
-        let trusted = webpki::anchor_from_trusted_cert(der).ok()?.to_owned();
-        let certificate = Certificate::parse(der).ok()?;
-        self.trusted.push(trusted);
-        self.known.push(Arc::new(Anchor { certificate }));
-        self.known.last().map(AsRef::as_ref)
-    }
-
-    pub(super) fn known(&self) -> &[Arc<Anchor>] {
-        &self.known
-    }
-
-    /// Verifies what a peer of role `role` presented.
-    pub(super) fn verify(
-        &self,
-        role: Role,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<VerifiedChain, RefusalReason> {
-        if intermediates.len() >= MAX_CHAIN {
-            return Err(RefusalReason::TooManyCertificates);
+    /// Verifies what a peer presented.
+    pub(super) fn verify(&self, claim: &Claim<'_>, jury: &Jury<'_>) -> Result<VerifiedChain, Finding> {
+        if claim.intermediates.len() >= MAX_CHAIN {
+            let count = claim.intermediates.len().saturating_add(1);
+            let says = format!("{count} certificates were presented, and {MAX_CHAIN} at most are looked at");
+            return Err(Finding::new(RefusalReason::TooManyCertificates, says));
         }
-        let certificate = Certificate::parse(leaf).map_err(|_| RefusalReason::Malformed)?;
-        let suited = match role {
-            Role::Client => certificate.is_for_clients(),
-            Role::Server => certificate.is_for_servers(),
-        };
-        let path = self.path(role, leaf, intermediates, now)?;
-        if !suited {
-            return Err(RefusalReason::WrongPurpose);
-        }
-        let not_after = path.not_after.min(certificate.not_after());
-        Ok(VerifiedChain {
-            leaf: certificate,
-            der: leaf.clone().into_owned(),
-            anchor: path.anchor,
-            links: path.links.into(),
-            not_after,
-        })
+        let leaf = Exhibit::read(claim.leaf).map_err(|_| RefusalReason::Malformed)?;
+        // One that cannot be read leads nowhere, and may be beside the point.
+        let others: Vec<Option<Exhibit>> =
+            claim.intermediates.iter().map(|der| Exhibit::read(der).ok()).collect();
+        self.hear(&Trial { anchors: self, claim, jury, leaf: &leaf, others: &others })
     }
 
-    fn path(
-        &self,
-        role: Role,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<Path, RefusalReason> {
-        let certificate = Certificate::parse(leaf).map_err(|_| RefusalReason::Malformed)?;
-        let leaf = EndEntityCert::try_from(leaf).map_err(|error| RefusalReason::of(&error))?;
-        let usage = match role {
+    fn hear(&self, trial: &Trial<'_>) -> Result<VerifiedChain, Finding> {
+        let scene = trial.others.iter().flatten().collect::<Vec<_>>();
+        let scene = Scene { leaf: trial.leaf, others: &scene, anchors: self };
+        let claim = trial.claim;
+        let leaf = EndEntityCert::try_from(claim.leaf).map_err(|error| scene.finding(&error))?;
+        let usage = match claim.role {
             Role::Client => KeyUsage::client_auth(),
             Role::Server => KeyUsage::server_auth(),
         };
-        let expired = Cell::new(false);
+        let outcome = RefCell::new(None);
         let judge = |path: &VerifiedPath<'_>| {
-            let valid = self.anchor(path).is_some_and(|anchor| anchor.is_valid(moment(now)));
-            expired.set(expired.get() || !valid);
-            if valid { Ok(()) } else { Err(webpki::Error::UnknownIssuer) }
+            let judged = trial.judge(path);
+            let accepted = judged.is_ok();
+            let mut outcome = outcome.borrow_mut();
+            // Of several refusals the first is kept: webpki tries the anchors first, so its path is the shortest.
+            if accepted || outcome.is_none() {
+                *outcome = Some(judged);
+            }
+            if accepted { Ok(()) } else { Err(webpki::Error::UnknownIssuer) }
         };
-        let path =
-            leaf.verify_for_usage(
-                provider::provider().signature_verification_algorithms.all,
-                &self.trusted,
-                intermediates,
-                now,
-                usage,
-                None,
-                Some(&judge),
-            )
-            .map_err(|error| {
-                if expired.get() { RefusalReason::AnchorExpired } else { RefusalReason::of(&error) }
-            })?;
-        let anchor = self.anchor(&path).ok_or(RefusalReason::UnknownIssuer)?;
-        let mut not_after = anchor.certificate.not_after();
-        let (mut links, mut signed) = (Vec::new(), certificate);
-        for between in path.intermediate_certificates() {
-            let between = Certificate::parse(&between.der()).map_err(|_| RefusalReason::Malformed)?;
-            not_after = not_after.min(between.not_after());
-            links.push(Link::of(&signed, &between));
-            signed = between;
+        let algorithms = provider::provider().signature_verification_algorithms.all;
+        let verified = leaf.verify_for_usage(
+            algorithms,
+            self.trusted(),
+            claim.intermediates,
+            claim.now,
+            usage,
+            None,
+            Some(&judge),
+        );
+        match (verified, outcome.into_inner()) {
+            (Ok(_), Some(Ok(chain))) => {
+                self.meet(&chain);
+                Ok(chain)
+            }
+            (_, Some(Err(finding))) => Err(finding),
+            (Err(error), _) => Err(scene.finding(&error)),
+            // webpki asks before it accepts; if it did not, nothing was judged.
+            (Ok(_), None) => Err(RefusalReason::UnknownIssuer.into()),
         }
-        links.push(Link::of(&signed, &anchor.certificate));
-        Ok(Path { anchor: Arc::clone(anchor), links, not_after })
-    }
-
-    /// Which of ours a path ends in. webpki hands back a reference into the slice it was given.
-    fn anchor(&self, path: &VerifiedPath<'_>) -> Option<&Arc<Anchor>> {
-        let end = path.anchor();
-        let place = self.trusted.iter().position(|trusted| trusted == end)?;
-        self.known.get(place)
     }
 }
 
-/// What a found path adds to its leaf.
-struct Path {
-    anchor: Arc<Anchor>,
-    links: Vec<Link>,
-    not_after: SystemTime,
+/// One claim before the jury.
+#[derive(Debug)]
+struct Trial<'a> {
+    anchors: &'a Anchors,
+    claim: &'a Claim<'a>,
+    jury: &'a Jury<'a>,
+    leaf: &'a Exhibit,
+    /// In the order of the claim; `None` for what cannot be read.
+    others: &'a [Option<Exhibit>],
+}
+
+impl Trial<'_> {
+    /// Judges a path that webpki has verified.
+    fn judge(&self, path: &VerifiedPath<'_>) -> Result<VerifiedChain, Finding> {
+        let anchor = self.anchors.of(path).ok_or(RefusalReason::UnknownIssuer)?;
+        let between: Option<Vec<&Exhibit>> =
+            path.intermediate_certificates().map(|between| self.exhibit(&between.der())).collect();
+        let between = between.ok_or(RefusalReason::Malformed)?;
+        let now = moment(self.claim.now);
+        let found = Path { role: self.claim.role, leaf: self.leaf, between: &between, anchor };
+        if let Some(finding) = found.findings(self.jury.profile, now).next() {
+            return Err(finding);
+        }
+        let chain = self.chain(&between, anchor);
+        if let Some(revocation) = self.jury.revocation {
+            revocation.judge(&chain.links, self.claim.intermediates, now)?;
+        }
+        if let Some(judge) = self.jury.judge {
+            judge.judge(&chain)?;
+        }
+        Ok(chain)
+    }
+
+    fn exhibit(&self, der: &CertificateDer<'_>) -> Option<&Exhibit> {
+        let place = self.claim.intermediates.iter().position(|presented| presented == der)?;
+        self.others.get(place)?.as_ref()
+    }
+
+    fn chain(&self, between: &[&Exhibit], anchor: &Arc<Anchor>) -> VerifiedChain {
+        let leaf = self.leaf.certificate();
+        let authorities = between.iter().map(|exhibit| exhibit.certificate()).chain([anchor.certificate()]);
+        let mut not_after = leaf.not_after();
+        let mut signed = leaf;
+        let mut links = Vec::with_capacity(between.len().saturating_add(1));
+        for authority in authorities {
+            links.push(Link::of(signed, authority));
+            not_after = not_after.min(authority.not_after());
+            signed = authority;
+        }
+        VerifiedChain {
+            leaf: leaf.clone(),
+            der: self.claim.leaf.clone().into_owned(),
+            anchor: Arc::clone(anchor),
+            links: links.into(),
+            not_after,
+        }
+    }
 }
 
 /// A chain that leads from a leaf to an anchor and holds now.
@@ -202,8 +217,4 @@ impl VerifiedChain {
     pub const fn not_after(&self) -> SystemTime {
         self.not_after
     }
-}
-
-fn moment(time: UnixTime) -> SystemTime {
-    UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs())).unwrap_or(UNIX_EPOCH)
 }

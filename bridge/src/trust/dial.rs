@@ -12,7 +12,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-use crate::trust::{Floor, Material, RefusalReason, Role, ServerNames, provider};
+use crate::trust::{Claim, Finding, Floor, Material, Profile, RefusalReason, Role, ServerNames, provider};
 
 impl Material {
     /// Settings to dial with: `protocols` for ALPN, `names` that the server may have.
@@ -54,12 +54,13 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let claim = Claim { role: Role::Server, leaf: end_entity, intermediates, now };
         self.material
-            .verify(Role::Server, end_entity, intermediates, now)
-            .and_then(|chain| self.names.check(&chain, server_name))
+            .verify(&claim, &Profile::default(), None)
+            .and_then(|chain| self.names.check(&chain, server_name).map_err(Finding::from))
             .map(|()| ServerCertVerified::assertion())
-            .map_err(|reason| {
-                Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
+            .map_err(|finding| {
+                Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(finding))))
             })
     }
 
@@ -91,10 +92,14 @@ impl ServerCertVerifier for ServerVerifier {
 /// Why the server was refused, if a failed handshake was this end's refusal.
 #[must_use]
 pub fn refusal_of(error: &std::io::Error) -> Option<RefusalReason> {
+    finding_of(error).map(Finding::reason)
+}
+
+/// What exactly was wrong with the server's chain, if a failed handshake was this end's refusal.
+#[must_use]
+pub fn finding_of(error: &std::io::Error) -> Option<&Finding> {
     match error.get_ref()?.downcast_ref::<Error>()? {
-        Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => {
-            reason.downcast_ref::<RefusalReason>().copied()
-        }
+        Error::InvalidCertificate(CertificateError::Other(OtherError(finding))) => finding.downcast_ref(),
         _ => None,
     }
 }

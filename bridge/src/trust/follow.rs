@@ -20,7 +20,8 @@ impl Marks {
     pub(super) fn of(plan: &Plan) -> Self {
         let files = &plan.files;
         let own = [&files.cert_file, &files.key_file, &files.ca_file].map(Clone::clone);
-        let all = own.into_iter().chain(plan.revocation.files());
+        let limited = plan.anchors.iter().map(|group| group.ca_file.clone());
+        let all = own.into_iter().chain(limited).chain(plan.revocation.files());
         Self(all.map(|path| (path.clone(), Mark::of(&path))).collect())
     }
 }

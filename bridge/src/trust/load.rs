@@ -3,14 +3,15 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::trust::{
-    Certificate, Files, MAX_CHAIN, Role,
-    chain::Anchors,
+    AnchorFile, Certificate, Files, MAX_CHAIN, Rights, Role,
+    anchor::{AnchorError, Anchors},
     pem::{self, PemError},
     revocation::ListsError,
 };
@@ -26,11 +27,17 @@ fn contents(path: &Path) -> Result<pem::Contents, LoadError> {
     })
 }
 
-pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
-    let chain = contents(path)?.certificates;
-    if chain.is_empty() {
+/// Reads certificates; there is at least one.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let certificates = contents(path)?.certificates;
+    if certificates.is_empty() {
         return Err(LoadError::NoCertificate { path: path.to_owned() });
     }
+    Ok(certificates)
+}
+
+pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let chain = certificates(path)?;
     if chain.len() > MAX_CHAIN {
         return Err(LoadError::LongChain { path: path.to_owned(), count: chain.len() });
     }
@@ -99,26 +106,47 @@ pub(super) fn key_error(files: &Files, error: rustls::Error) -> LoadError {
     }
 }
 
-pub(super) fn anchors(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Anchors), LoadError> {
-    let mut authorities = contents(path)?.certificates;
-    if authorities.is_empty() {
-        return Err(LoadError::NoCertificate { path: path.to_owned() });
+/// Reads the authorities: those of `plain`, which may speak for everybody, and the limited ones.
+pub(super) fn anchors(
+    plain: &Path,
+    limited: &[AnchorFile],
+) -> Result<(Vec<CertificateDer<'static>>, Anchors), LoadError> {
+    let (mut authorities, mut anchors) = (Vec::new(), Anchors::default());
+    let open = Arc::new(Rights::default());
+    let plain = Some((plain, &open)).filter(|(path, _)| !path.as_os_str().is_empty());
+    let groups = plain.into_iter().chain(limited.iter().map(|group| (&*group.ca_file, &group.rights)));
+    let mut last = Path::new("ca_file");
+    for (path, rights) in groups {
+        authorities.extend(group(path, rights, &mut anchors)?);
+        last = path;
     }
+    let now = SystemTime::now();
+    if anchors.known().iter().all(|anchor| anchor.certificate().not_after() < now) {
+        return Err(LoadError::AnchorsExpired { path: last.to_owned() });
+    }
+    Ok((authorities, anchors))
+}
+
+/// Adds the authorities of one file.
+fn group(
+    path: &Path,
+    rights: &Arc<Rights>,
+    anchors: &mut Anchors,
+) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let mut authorities = certificates(path)?;
     authorities.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
     authorities.dedup();
-    let mut anchors = Anchors::default();
     for der in &authorities {
-        let anchor = anchors.add(der).ok_or_else(|| LoadError::Certificate { path: path.to_owned() })?;
+        let anchor = anchors.add(der, rights).map_err(|error| match error {
+            AnchorError::Contradicting => LoadError::Contradicting { path: path.to_owned() },
+            AnchorError::Unreadable => LoadError::Certificate { path: path.to_owned() },
+        })?;
         if !anchor.certificate().is_authority() {
             let subject = anchor.certificate().subject().chars().take(128).collect();
             return Err(LoadError::NoAuthority { path: path.to_owned(), subject });
         }
     }
-    let now = SystemTime::now();
-    if anchors.known().iter().all(|anchor| anchor.certificate().not_after() < now) {
-        return Err(LoadError::AnchorsExpired { path: path.to_owned() });
-    }
-    Ok((authorities, anchors))
+    Ok(authorities)
 }
 
 #[cfg(unix)]
@@ -166,7 +194,7 @@ fn whole_minutes(time: Duration) -> String {
 #[non_exhaustive]
 pub enum LoadError {
     /// No authority is valid any more.
-    #[error("every authority in {} has expired: renew them", path.display())]
+    #[error("every authority has expired, those in {} last: renew them", path.display())]
     AnchorsExpired {
         /// Which file.
         path: PathBuf,
@@ -180,6 +208,12 @@ pub enum LoadError {
     /// A certificate cannot be read.
     #[error("a certificate in {} cannot be read: issue it again as X.509 version 3", path.display())]
     Certificate {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// An authority that stands elsewhere with other rights.
+    #[error("{} holds an authority that another entry of anchors lists with other rights: list it once", path.display())]
+    Contradicting {
         /// Which file.
         path: PathBuf,
     },

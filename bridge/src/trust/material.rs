@@ -4,20 +4,17 @@
 //! read by others, its lists are signed by their issuers. Whatever is wrong is said with the file and the remedy, for the
 //! operator alone.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use rustls::{
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
 use crate::trust::{
-    Anchor, Certificate, Link, LoadError, RefusalReason, VerifiedChain,
-    chain::Anchors,
+    Anchor, Certificate, Claim, Finding, Judge, Jury, Link, LoadError, Profile, RefusalReason, Rights,
+    VerifiedChain,
+    anchor::Anchors,
     load, provider,
     revocation::{self, Difference, Issuer, Lists, Order},
 };
@@ -30,7 +27,7 @@ pub struct Files {
     pub cert_file: PathBuf,
     /// PEM of its private key; readable by its owner alone.
     pub key_file: PathBuf,
-    /// PEM of the authorities that the other side's certificates lead to.
+    /// PEM of the authorities that the other side's certificates lead to; empty if all authorities are limited.
     pub ca_file: PathBuf,
 }
 
@@ -59,10 +56,29 @@ impl Role {
 pub struct Plan {
     /// Own chain, key and anchors.
     pub files: Files,
+    /// Anchors that may speak for some sites or trust domains only.
+    pub anchors: Vec<AnchorFile>,
     /// What the own certificate is for.
     pub role: Role,
     /// Revocation lists, and what is demanded of them.
     pub revocation: revocation::Config,
+}
+
+impl Plan {
+    /// Own chain, key and anchors alone.
+    #[must_use]
+    pub fn new(files: Files, role: Role) -> Self {
+        Self { files, anchors: Vec::new(), role, revocation: revocation::Config::default() }
+    }
+}
+
+/// Authorities in a file, and what they may speak for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnchorFile {
+    /// PEM of the authorities.
+    pub ca_file: PathBuf,
+    /// What they may speak for.
+    pub rights: Arc<Rights>,
 }
 
 /// A part of the material.
@@ -129,7 +145,7 @@ impl Material {
     ///
     /// [`LoadError`] names the file, what is wrong with it, and what to do.
     pub fn load(files: &Files, role: Role) -> Result<Self, LoadError> {
-        Self::load_all(&Plan { files: files.clone(), role, revocation: revocation::Config::default() })
+        Self::load_all(&Plan::new(files.clone(), role))
     }
 
     /// Loads and checks a generation. Blocking: it reads files.
@@ -149,10 +165,15 @@ impl Material {
         let (leaf, intermediates) = load::own(&files.cert_file, &chain, plan.role)?;
         let certified = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider::provider())
             .map_err(|error| load::key_error(files, error))?;
-        let (authorities, anchors) = load::anchors(&files.ca_file)?;
+        let (authorities, anchors) = load::anchors(&files.ca_file, &plan.anchors)?;
         let issuers: Result<Vec<Issuer>, _> = authorities.iter().map(|der| Issuer::parse(der)).collect();
         let issuers = issuers.map_err(|_| LoadError::Certificate { path: files.ca_file.clone() })?;
         let lists = Lists::load(&plan.revocation, issuers, older, wanted, SystemTime::now())?;
+        for between in &intermediates {
+            if anchors.named(between.issuer()).next().is_some() {
+                anchors.meet_named(between.subject());
+            }
+        }
         Ok(Self {
             resolver: Arc::new(SingleCertAndKey::from(certified)),
             source: Source { chain, key, anchors: authorities },
@@ -187,21 +208,18 @@ impl Material {
         &self.lists
     }
 
-    /// Verifies what a peer of role `role` presented.
+    /// Verifies what a peer presented; `judge` is asked about each path that leads to an anchor.
     ///
     /// # Errors
     ///
-    /// The reason to refuse it.
+    /// The reason to refuse it, and what exactly is wrong.
     pub fn verify(
         &self,
-        role: Role,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<VerifiedChain, RefusalReason> {
-        let chain = self.anchors.verify(role, leaf, intermediates, now)?;
-        self.lists.judge(chain.links(), intermediates, moment(now))?;
-        Ok(chain)
+        claim: &Claim<'_>,
+        profile: &Profile,
+        judge: Option<&dyn Judge>,
+    ) -> Result<VerifiedChain, Finding> {
+        self.anchors.verify(claim, &Jury { profile, revocation: Some(&self.lists), judge })
     }
 
     /// Judges again the links of a path that was verified before, without its signatures: whether all are valid, none is
@@ -255,8 +273,4 @@ impl Material {
     pub(super) fn resolver(&self) -> Arc<SingleCertAndKey> {
         Arc::clone(&self.resolver)
     }
-}
-
-fn moment(time: UnixTime) -> SystemTime {
-    UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs())).unwrap_or(UNIX_EPOCH)
 }

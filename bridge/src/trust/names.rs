@@ -73,7 +73,7 @@ impl NamePattern {
         ServerName::try_from(text.to_owned()).map(|name| Self(Form::Exact(name))).map_err(|_| error())
     }
 
-    fn admits(&self, chain: &VerifiedChain) -> bool {
+    pub(super) fn admits(&self, chain: &VerifiedChain) -> bool {
         match &self.0 {
             Form::Exact(name) => is_for(chain, name),
             Form::Spiffe(segments) => chain.leaf().uris().iter().any(|uri| admits_uri(segments, uri)),

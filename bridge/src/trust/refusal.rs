@@ -7,12 +7,12 @@ use std::fmt;
 
 /// Makes the list out of one table: what it means, its code, and what to do.
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $code:literal, $hint:literal;)*) => {
+    ($(#[doc = $meaning:literal] $name:ident = $code:literal, $hint:literal;)*) => {
         /// Why a connection was refused. The codes are stable.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum RefusalReason {
-            $($(#[$doc])* $name,)*
+            $(#[doc = $meaning] $name,)*
         }
 
         impl RefusalReason {
@@ -24,6 +24,14 @@ macro_rules! reasons {
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $code,)*
+                }
+            }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => $meaning.trim_ascii(),)*
                 }
             }
 

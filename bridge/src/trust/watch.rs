@@ -100,7 +100,7 @@ impl Store {
     ///
     /// [`LoadError`], as [`Material::load`].
     pub fn open(files: Files, role: Role) -> Result<Self, LoadError> {
-        Self::open_all(Plan { files, role, revocation: revocation::Config::default() })
+        Self::open_all(Plan::new(files, role))
     }
 
     /// Loads the first generation. Blocking: it reads files.

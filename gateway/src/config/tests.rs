@@ -32,7 +32,7 @@ fn the_documented_file_is_the_default() {
 #[test]
 fn every_key_is_documented_in_its_section() {
     let text = deploy("gateway.toml");
-    let tables = ["tls_config", "issuer", "http2", "foreign", "route"];
+    let tables = ["anchors", "tls_config", "issuer", "http2", "foreign", "route"];
     let sections = [
         "tcp",
         "tcp.tls_config",

@@ -57,7 +57,12 @@ impl Directory {
 /// Asked in the handshake already, so that a stranger without a name sees the alert that every other refusal is.
 impl Judge for Directory {
     fn judge(&self, chain: &VerifiedChain) -> Result<(), RefusalReason> {
-        self.name(chain.leaf()).map(drop).inspect_err(|reason| self.metrics.refused(*reason))
+        let admitted = self.name(chain.leaf()).and_then(|id| {
+            // Of several authorities behind one gateway each speaks for its own sites.
+            let may = chain.anchor().rights().may_name_site(id.site());
+            if may { Ok(()) } else { Err(RefusalReason::AnchorNotForSite) }
+        });
+        admitted.inspect_err(|reason| self.metrics.refused(*reason))
     }
 }
 

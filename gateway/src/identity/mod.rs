@@ -85,7 +85,12 @@ impl Metrics {
     /// Makes the metrics and shows them in `registry`, whose prefix is that of the gateway.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        for reason in [RefusalReason::AmbiguousIdentity, RefusalReason::BadName, RefusalReason::NoIdentity] {
+        for reason in [
+            RefusalReason::AmbiguousIdentity,
+            RefusalReason::AnchorNotForSite,
+            RefusalReason::BadName,
+            RefusalReason::NoIdentity,
+        ] {
             drop(metrics.refusals.get_or_create(&Labels { reason: reason.as_str() }));
         }
         let registry = registry.sub_registry_with_prefix("identity");

@@ -89,7 +89,7 @@ struct Proof {
     id: PeerId,
     /// What its leaf says.
     certificate: Certificate,
-    /// Subject of the authority that its path leads to.
+    /// How the authority that its path leads to is called.
     anchor: String,
     /// When the first certificate of the path expires.
     not_after: SystemTime,
@@ -101,7 +101,7 @@ impl VerifiedPeer {
         Self(Arc::new(Proof {
             id,
             certificate: chain.leaf().clone(),
-            anchor: chain.anchor().certificate().subject().to_owned(),
+            anchor: chain.anchor().name().to_owned(),
             not_after: chain.not_after(),
         }))
     }
@@ -118,7 +118,7 @@ impl VerifiedPeer {
         &self.0.certificate
     }
 
-    /// Subject of the authority that vouches for it.
+    /// How the authority that vouches for it is called: by its name in the configuration, else by its subject.
     #[must_use]
     pub fn anchor(&self) -> &str {
         &self.0.anchor

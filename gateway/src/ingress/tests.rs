@@ -162,7 +162,7 @@ async fn every_stranger_is_refused_for_a_reason_of_his_own() {
         (Some(issue(collector().validity(Validity::expired()))), "certificate_expired"),
         (Some(issue(collector().validity(Validity::not_yet()))), "certificate_not_yet_valid"),
         (Some(issue(collector().extended_usages([ExtendedKeyUsage::ServerAuth]))), "wrong_purpose"),
-        (Some(issue(collector().extended_usages([]))), "wrong_purpose"),
+        (Some(issue(collector().extended_usages([]))), "no_purpose"),
         (Some(issue(collector().dns("netmond.site-a.collectors.example.com"))), "ambiguous_identity"),
         (Some(issue(collector().dns("*.site-a.collectors.example.com"))), "bad_name"),
         (Some(issue(collector().without_names())), "no_identity"),

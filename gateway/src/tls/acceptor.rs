@@ -42,8 +42,9 @@ impl Acceptor {
         metrics: Metrics,
     ) -> Result<Self, LoadError> {
         let Config { floor, reload_interval, .. } = config;
+        let profile = config.profile.clone();
         let store = Store::open_all(config.into_plan())?;
-        let terms = Terms { protocols: vec![H2.to_vec()], floor, judge };
+        let terms = Terms { protocols: vec![H2.to_vec()], floor, profile, judge };
         Ok(Self { store, terms, deadline, reload_interval, metrics })
     }
 
@@ -143,14 +144,22 @@ impl Progress {
                 Some(_) => "stopped in the middle of the handshake".to_owned(),
             },
         };
+        let detail = self.found(reason).unwrap_or(detail);
         let stage = match reason {
-            RefusalReason::AmbiguousIdentity | RefusalReason::BadName | RefusalReason::NoIdentity => {
-                Stage::Identity
-            }
+            RefusalReason::AmbiguousIdentity
+            | RefusalReason::AnchorNotForSite
+            | RefusalReason::BadName
+            | RefusalReason::NoIdentity => Stage::Identity,
             RefusalReason::Crowded => Stage::Listener,
             _ => Stage::Tls,
         };
         Refusal { stage, reason, detail, remote, recorder: self.recorder, proven: None }
+    }
+
+    /// What exactly is wrong, if it was the certificate.
+    fn found(&self, reason: RefusalReason) -> Option<String> {
+        let finding = self.recorder.as_ref()?.finding().filter(|finding| finding.reason() == reason)?;
+        Some(finding.detail().to_owned())
     }
 
     fn reason(&self, failure: &Failure) -> RefusalReason {

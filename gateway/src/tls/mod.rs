@@ -12,10 +12,10 @@ mod material;
 mod metrics;
 mod refusals;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use daemoneye_bridge::trust::{
-    Files, Floor, Plan, Role,
+    AnchorFile, Files, Floor, Plan, Profile, Rights, Role,
     revocation::{self, IssuerRule, Need, Rule, Source, Stale},
 };
 use serde::Deserialize;
@@ -32,6 +32,10 @@ pub use self::{
 pub struct Config {
     /// Where certificate, key and authorities lie.
     pub files: Files,
+    /// Authorities that may speak for some sites or trust domains only.
+    pub anchors: Vec<AnchorFile>,
+    /// What the chain profile leaves to the operator.
+    pub profile: Profile,
     /// Lowest version that is spoken.
     pub floor: Floor,
     /// Revocation lists, and what is demanded of them.
@@ -44,7 +48,7 @@ impl Config {
     /// What the material is loaded from.
     #[must_use]
     pub fn into_plan(self) -> Plan {
-        Plan { files: self.files, role: Role::Server, revocation: self.revocation }
+        Plan { files: self.files, anchors: self.anchors, role: Role::Server, revocation: self.revocation }
     }
 }
 
@@ -57,8 +61,14 @@ struct File {
     cert_file: PathBuf,
     /// PEM of its private key, readable by its owner alone. Default: `/etc/daemoneye/tls/tls.key`.
     key_file: PathBuf,
-    /// PEM of the authorities that collectors' certificates lead to. Default: `/etc/daemoneye/tls/ca.crt`.
+    /// PEM of the authorities that collectors' certificates lead to, whatever their site. Empty if each stands in
+    /// `anchors`. Default: `/etc/daemoneye/tls/ca.crt`.
     ca_file: PathBuf,
+    /// Authorities that may speak for some sites or trust domains only. Default: none.
+    anchors: Vec<AnchorsFile>,
+    /// How long a collector's certificate may be valid from begin to end. Default: no limit.
+    #[serde(with = "humantime_serde")]
+    max_leaf_lifetime: Option<Duration>,
     /// Whether collectors must present a certificate. Default, and the only value: `true`.
     verify_client: bool,
     /// Lowest version of TLS: `"1.2"` or `"1.3"`. Default `"1.2"`.
@@ -83,6 +93,36 @@ struct File {
     issuer: Vec<IssuerRule>,
 }
 
+/// The section `[[tcp.tls_config.anchors]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnchorsFile {
+    /// How policy and refusals call these authorities.
+    name: String,
+    /// PEM of the authorities.
+    ca_file: PathBuf,
+    /// Sites that they may speak for; `*` may stand at the end of one. Default: all.
+    #[serde(default)]
+    sites: Vec<String>,
+    /// SPIFFE trust domains that they may speak for. Default: all.
+    #[serde(default)]
+    trust_domains: Vec<String>,
+}
+
+impl AnchorsFile {
+    fn read(self) -> Result<AnchorFile, String> {
+        if self.sites.is_empty() && self.trust_domains.is_empty() {
+            return Err(format!(
+                "anchors {:?} need sites or trust_domains: put others into ca_file",
+                self.name
+            ));
+        }
+        let rights = Rights::new(&self.name, &self.sites, &self.trust_domains)
+            .map_err(|error| format!("anchors {:?}: {error}", self.name))?;
+        Ok(AnchorFile { ca_file: self.ca_file, rights: Arc::new(rights) })
+    }
+}
+
 impl Default for File {
     fn default() -> Self {
         let folder = PathBuf::from("/etc/daemoneye/tls");
@@ -91,6 +131,8 @@ impl Default for File {
             cert_file: folder.join("tls.crt"),
             key_file: folder.join("tls.key"),
             ca_file: folder.join("ca.crt"),
+            anchors: Vec::new(),
+            max_leaf_lifetime: None,
             verify_client: true,
             min_tls_version: Floor::Tls12,
             reload_interval: Duration::from_millis(100),
@@ -105,19 +147,33 @@ impl Default for File {
 }
 
 impl TryFrom<File> for Config {
-    type Error = &'static str;
+    type Error = String;
 
-    fn try_from(file: File) -> Result<Self, &'static str> {
+    fn try_from(file: File) -> Result<Self, String> {
         if !file.verify_client {
-            return Err("verify_client must be true: mutual TLS is mandatory on the federation port");
+            return Err(
+                "verify_client must be true: mutual TLS is mandatory on the federation port".to_owned()
+            );
         }
         if !(Duration::from_millis(50)..=Duration::from_hours(1)).contains(&file.reload_interval) {
-            return Err("reload_interval must be 50 ms to 1 h");
+            return Err("reload_interval must be 50 ms to 1 h".to_owned());
         }
         if !(Duration::from_mins(1)..=Duration::from_hours(7 * 24)).contains(&file.crl_refresh) {
-            return Err("crl_refresh must be 1 min to 7 days");
+            return Err("crl_refresh must be 1 min to 7 days".to_owned());
         }
-        let File { cert_file, key_file, ca_file, min_tls_version, reload_interval, .. } = file;
+        if file.max_leaf_lifetime.is_some_and(|longest| longest < Duration::from_mins(1)) {
+            return Err("max_leaf_lifetime must be 1 min or more".to_owned());
+        }
+        if file.ca_file.as_os_str().is_empty() && file.anchors.is_empty() {
+            return Err("ca_file may be empty only where anchors stand in its place".to_owned());
+        }
+        let names: BTreeSet<&str> = file.anchors.iter().map(|anchors| &*anchors.name).collect();
+        if names.len() != file.anchors.len() || names.contains("") {
+            return Err("each entry of anchors needs a name of its own".to_owned());
+        }
+        let profile = Profile { max_leaf_lifetime: file.max_leaf_lifetime, ..Profile::default() };
+        let anchors = file.anchors.into_iter().map(AnchorsFile::read).collect::<Result<_, _>>()?;
+        let File { cert_file, key_file, ca_file, min_tls_version: floor, reload_interval, .. } = file;
         let revocation = revocation::Config {
             sources: file.crl,
             rule: Rule { need: file.revocation, stale: file.stale_crl },
@@ -126,7 +182,7 @@ impl TryFrom<File> for Config {
             directory: file.crl_directory,
         };
         let files = Files { cert_file, key_file, ca_file };
-        Ok(Self { files, floor: min_tls_version, revocation, reload_interval })
+        Ok(Self { files, anchors, profile, floor, revocation, reload_interval })
     }
 }
 
@@ -166,5 +222,26 @@ mod tests {
         assert!(read(r#"{"crl": ["https://pki/a.crl"]}"#).unwrap_err().contains("no http:// URL"));
         assert!(read(r#"{"revocation": "never"}"#).unwrap_err().contains("if-present"));
         assert!(read(r#"{"crl_refresh": "1s"}"#).unwrap_err().contains("1 min to 7 days"));
+    }
+
+    #[test]
+    fn anchors_are_limited_and_told_apart() {
+        let read = |json: &str| serde_json::from_str::<Config>(json).map_err(|error| error.to_string());
+        let corp = r#"{"name": "corp", "ca_file": "/x", "sites": ["site-a", "lab-*"]}"#;
+        let config =
+            read(&format!(r#"{{"ca_file": "", "anchors": [{corp}], "max_leaf_lifetime": "90d"}}"#)).unwrap();
+        let rights = &config.anchors[0].rights;
+        assert!(rights.may_name_site("lab-1") && !rights.may_name_site("site-b"));
+        assert_eq!(config.profile.max_leaf_lifetime, Some(Duration::from_hours(90 * 24)));
+        for (json, complaint) in [
+            (format!(r#"{{"anchors": [{corp}, {corp}]}}"#), "a name of its own"),
+            (r#"{"ca_file": ""}"#.to_owned(), "only where anchors stand"),
+            (r#"{"anchors": [{"name": "all", "ca_file": "/x"}]}"#.to_owned(), "put others into ca_file"),
+            (r#"{"anchors": [{"name": "x", "ca_file": "/x", "sites": ["*"]}]}"#.to_owned(), "site \"*\""),
+            (r#"{"max_leaf_lifetime": "1s"}"#.to_owned(), "1 min or more"),
+        ] {
+            let error = read(&json).unwrap_err();
+            assert!(error.contains(complaint), "{error}");
+        }
     }
 }

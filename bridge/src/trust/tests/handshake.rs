@@ -14,8 +14,8 @@ use tokio::io::{AsyncReadExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::trust::{
-    Admission, Floor, Judge, Material, NamePattern, Recorder, RefusalReason, Role, ServerNames, Terms,
-    VerifiedChain, provider, refusal_of,
+    Admission, Floor, Judge, Material, NamePattern, Profile, Recorder, RefusalReason, Role, ServerNames,
+    Terms, VerifiedChain, provider, refusal_of,
     tests::pki::{Authority, Folder, client as collector, server as gateway},
 };
 
@@ -43,7 +43,8 @@ fn load(authority: &Authority, params: &CertificateParams, role: Role) -> Arc<Ma
 }
 
 fn admission(authority: &Authority, judge: impl Judge + 'static, floor: Floor) -> Admission {
-    let terms = Terms { protocols: vec![b"h2".to_vec()], floor, judge: Arc::new(judge) };
+    let terms =
+        Terms { protocols: vec![b"h2".to_vec()], floor, profile: Profile::default(), judge: Arc::new(judge) };
     Admission::new(load(authority, &gateway(), Role::Server), terms)
 }
 
@@ -152,7 +153,7 @@ async fn every_refused_certificate_gets_one_alert_and_a_reason_of_its_own() {
         (changed(|p| p.not_after = date_time_ymd(2025, 1, 1)), RefusalReason::CertificateExpired),
         (changed(|p| p.not_before = date_time_ymd(2120, 1, 1)), RefusalReason::CertificateNotYetValid),
         (changed(|p| p.extended_key_usages = vec![Purpose::ServerAuth]), RefusalReason::WrongPurpose),
-        (changed(|p| p.extended_key_usages.clear()), RefusalReason::WrongPurpose),
+        (changed(|p| p.extended_key_usages.clear()), RefusalReason::NoPurpose),
     ];
     for (config, reason) in cases {
         assert_eq!(refusal(&admission, config).await, (reason, true));

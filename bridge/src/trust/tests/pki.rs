@@ -90,6 +90,7 @@ fn named(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
+    params.use_authority_key_identifier_extension = true;
     params.not_before = date_time_ymd(2024, 1, 1);
     params.not_after = date_time_ymd(2124, 1, 1);
     params

@@ -10,7 +10,7 @@ use std::{
 use rustls::pki_types::UnixTime;
 
 use crate::trust::{
-    LoadError, Material, Plan, RefusalReason, Role, Store, VerifiedChain,
+    Claim, LoadError, Material, Plan, Profile, RefusalReason, Role, Store, VerifiedChain,
     revocation::{Config, Lists, ListsError, Need, Order, Rule, Source, Stale},
     tests::pki::{Authority, Folder, Leaf, server},
 };
@@ -33,7 +33,7 @@ impl Site {
             directory: folder.dir.path().join("copies"),
             ..Config::default()
         };
-        let plan = Plan { files: folder.files.clone(), role: Role::Server, revocation };
+        let plan = Plan { revocation, ..Plan::new(folder.files.clone(), Role::Server) };
         Self { folder, plan }
     }
 
@@ -82,9 +82,11 @@ pub(super) fn present_at(
     now: SystemTime,
 ) -> Result<Arc<VerifiedChain>, RefusalReason> {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let (own, between) = leaf.chain.split_first().unwrap();
+    let (leaf, intermediates) = leaf.chain.split_first().unwrap();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(since.as_secs()));
-    material.verify(Role::Client, own, between, now).map(Arc::new)
+    let claim = Claim { role: Role::Client, leaf, intermediates, now };
+    let judged = material.verify(&claim, &Profile::default(), None);
+    judged.map(Arc::new).map_err(|finding| finding.reason())
 }
 
 pub(super) fn refused(material: &Material, leaf: &Leaf) -> Option<RefusalReason> {
