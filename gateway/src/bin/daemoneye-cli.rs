@@ -13,6 +13,9 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 
+#[path = "cli/tls.rs"]
+mod tls;
+
 /// Asks a `DaemonEye` federation gateway how it is.
 #[derive(Debug, Parser)]
 #[command(name = "daemoneye-cli", version)]
@@ -27,7 +30,7 @@ struct Cli {
     command: Command,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Shows each component's health; the exit code is that of the worst.
     Health,
@@ -35,6 +38,8 @@ enum Command {
     Collectors,
     /// Shows who was refused, and why.
     Refusals,
+    /// Looks at certificates offline.
+    Tls(tls::Tls),
 }
 
 fn main() -> ExitCode {
@@ -50,21 +55,23 @@ fn main() -> ExitCode {
 }
 
 fn ask(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let resource = match cli.command {
+    let resource = match &cli.command {
+        Command::Tls(tls) => return tls.run(cli.json),
         Command::Health => "health",
         Command::Collectors => "collectors",
         Command::Refusals => "refusals",
     };
     let body = get(cli.address, &format!("/api/v1/{resource}"))?;
     let value: Value = serde_json::from_slice(&body).context("the gateway's answer is not JSON")?;
-    let text = match cli.command {
+    let text = match &cli.command {
+        Command::Tls(_) => String::new(),
         _ if cli.json => format!("{value:#}\n"),
         Command::Health => health(&value),
         Command::Collectors => collectors(&value),
         Command::Refusals => refusals(&value),
     };
     io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
-    Ok(match (cli.command, text_of(&value, "status")) {
+    Ok(match (&cli.command, text_of(&value, "status")) {
         (Command::Health, "degraded" | "unknown") => ExitCode::from(3),
         (Command::Health, "unhealthy" | "unresponsive") => ExitCode::from(4),
         _ => ExitCode::SUCCESS,
