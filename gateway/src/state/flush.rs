@@ -103,6 +103,10 @@ impl Flusher {
         self.store.path()
     }
 
+    pub(super) const fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Asks [`Self::run`] to write what is left and end.
     pub(super) fn end(&self) {
         self.end.cancel();

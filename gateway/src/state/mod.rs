@@ -4,8 +4,12 @@
 //! flusher writes every changed mark in one transaction, ten times a second. A crash therefore forgets at most the last
 //! moments: those events come again and are duplicates, never losses.
 //!
+//! Beside the marks lie the deny-list, as rows that [`crate::deny`] reads and writes, and the [`audit`] of every change.
+//!
 //! Kept true: a mark on disk is never ahead of what was confirmed; a mark belongs to a peer *and* a stream, so no peer can
 //! move another's; nobody can make the file grow without bound.
+
+pub mod audit;
 
 mod flush;
 mod index;
@@ -172,6 +176,24 @@ impl State {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.0.flusher.path()
+    }
+
+    /// The rows of the deny-list: who is denied, and what else is known of that. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], if the file cannot be read.
+    pub fn denials(&self) -> Result<Vec<(String, String)>, StoreError> {
+        self.0.flusher.store().denials()
+    }
+
+    /// Writes a row of the deny-list, or removes it; it is on the disk when this returns. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], if it cannot be written: nothing has changed.
+    pub fn set_denial(&self, target: &str, row: Option<&str>) -> Result<(), StoreError> {
+        self.0.flusher.store().set_denial(target, row)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The state file: a redb database of two tables.
+//! The state file: a redb database of three tables.
 //!
 //! Kept true: a transaction is on the disk when [`Store::write`] returns; after an error of the disk the file is opened
 //! anew before the next write, because redb refuses to go on with it.
@@ -27,6 +27,9 @@ const MARKS: TableDefinition<'_, (&str, [u8; 16]), (u64, &str, u64)> = TableDefi
 /// Per peer, stream and sequence number: code and reason.
 const REJECTIONS: TableDefinition<'_, (&str, [u8; 16], u64), (i32, &str)> =
     TableDefinition::new("rejections");
+
+/// Per target of the deny-list: the rest of its entry.
+const DENIALS: TableDefinition<'_, &str, &str> = TableDefinition::new("denials");
 
 /// redb would otherwise keep up to 1 GiB of the file in memory.
 const CACHE_BYTES: usize = 8 << 20;
@@ -120,8 +123,41 @@ impl Store {
         marks: &[(Arc<Mark>, Saved)],
         now: u64,
     ) -> Result<(), StoreError> {
+        self.change(|database| write(database, forgotten, marks, now))
+    }
+
+    /// The deny-list.
+    pub(super) fn denials(&self) -> Result<Vec<(String, String)>, StoreError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(DENIALS)?;
+            let mut rows = Vec::new();
+            for row in table.iter()? {
+                let (target, entry) = row?;
+                rows.push((target.value().to_owned(), entry.value().to_owned()));
+            }
+            Ok(rows)
+        })
+    }
+
+    /// Writes a row of the deny-list, or removes it.
+    pub(super) fn set_denial(&self, target: &str, row: Option<&str>) -> Result<(), StoreError> {
+        self.change(|database| {
+            let write = database.begin_write()?;
+            {
+                let mut table = write.open_table(DENIALS)?;
+                match row {
+                    Some(row) => drop(table.insert(target, row)?),
+                    None => drop(table.remove(target)?),
+                }
+            }
+            write.commit()?;
+            Ok(())
+        })
+    }
+
+    fn change(&self, work: impl FnOnce(&Database) -> Result<(), redb::Error>) -> Result<(), StoreError> {
         self.reopen()?;
-        let written = self.with(|database| write(database, forgotten, marks, now));
+        let written = self.with(work);
         if written.is_err() {
             // A disk error poisons redb's handle for good.
             *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
@@ -179,7 +215,7 @@ fn write(
     Ok(())
 }
 
-/// Opens or makes the file, readable by its owner only, with both tables.
+/// Opens or makes the file, readable by its owner only, with its tables.
 fn open(path: &Path) -> Result<Database, StateError> {
     let unopened = |source| StateError::Open { path: path.to_owned(), source };
     let file = OpenOptions::new()
@@ -201,6 +237,7 @@ fn open(path: &Path) -> Result<Database, StateError> {
         let write = database.begin_write()?;
         write.open_table(MARKS)?;
         write.open_table(REJECTIONS)?;
+        write.open_table(DENIALS)?;
         write.commit()?;
         Ok(database)
     }));
