@@ -16,6 +16,8 @@ pub mod identity;
 
 pub mod ingress;
 
+pub mod deny;
+
 pub mod session;
 
 pub mod policy;

@@ -151,3 +151,14 @@ impl Denials {
         self.0.remove(target)
     }
 }
+
+/// Every target that an entry about `peer`, who has `chain`, may have.
+#[must_use]
+pub fn targets(peer: &PeerId, chain: &VerifiedChain) -> Vec<Target> {
+    let links = chain.links().iter();
+    let certificates = links.clone().map(|link| Target::certificate(*link.issuer_spki(), link.serial()));
+    let keys = links.map(|link| Target::Key(*link.spki()));
+    let anchor = Target::Key(*chain.anchor().certificate().spki_sha256());
+    let names = [Target::Identity(peer.clone()), Target::Site(peer.site().into()), anchor];
+    names.into_iter().chain(certificates).chain(keys).collect()
+}

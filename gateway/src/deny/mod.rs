@@ -1,6 +1,6 @@
 //! The deny-list: who may not be here, whatever his certificate says.
 //!
-//! An operator's word that acts at once: on handshakes, which ask [`DenyList::judge`], and on live connections, which are
+//! An operator's word that acts at once: on handshakes, which ask [`Handle::judge`], and on live connections, which are
 //! looked up by what was added. Separate from revocation, because it needs no authority's signature, and from the policy,
 //! because it is lifted as easily as it is made.
 //!
@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::{sync::watch, task};
 
 pub use self::{
-    denials::{Denials, Entry},
+    denials::{Denials, Entry, targets},
     target::{Target, TargetError},
 };
 use crate::{
@@ -44,7 +44,7 @@ pub struct Denial {
 
 /// The deny-list in force, and the way to change it. Cheap to clone; clones share it.
 #[derive(Clone, Debug)]
-pub struct DenyList(Arc<Inner>);
+pub struct Handle(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -55,7 +55,7 @@ struct Inner {
     changing: Mutex<()>,
 }
 
-impl DenyList {
+impl Handle {
     /// Most entries.
     pub const MOST: usize = 100_000;
 
@@ -142,7 +142,7 @@ impl Inner {
     fn add(&self, entry: Arc<Entry>) -> Result<Arc<Entry>, ChangeError> {
         let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut denials = Denials::clone(&self.current.borrow());
-        if denials.len() >= DenyList::MOST && denials.get(entry.target()).is_none() {
+        if denials.len() >= Handle::MOST && denials.get(entry.target()).is_none() {
             return Err(ChangeError::Full);
         }
         self.audit.append(entry.actor(), Action::DenyAdded, &*entry)?;
@@ -170,7 +170,10 @@ impl Inner {
         let name = target.to_string();
         self.state.set_denial(&name, row).map_err(|error| {
             if let Err(untold) = self.audit.append(actor, Action::DenyFailed, &Failed { target }) {
-                tracing::error!(error = &untold as &dyn std::error::Error, "audit not told of a failed change");
+                tracing::error!(
+                    error = &untold as &dyn std::error::Error,
+                    "audit not told of a failed change"
+                );
             }
             ChangeError::State(error)
         })
