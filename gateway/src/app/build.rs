@@ -8,6 +8,7 @@ use daemoneye_bridge::{
     trust::{LoadError, Material},
 };
 use futures_util::{FutureExt, future::BoxFuture};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -15,11 +16,19 @@ use crate::{
     app::{Addresses, Gateway, Reception, grpc, local::Local, reload, views},
     bus::AuthorizedBus,
     config::{Config, Drain},
+    deny,
     ingress::{self, Ingress},
     policy::{self, Judge, Policy, PolicyError},
-    session::{self, Sessions, Stages, http2::Server},
+    session::{
+        self, Sessions, Stages,
+        http2::Server,
+        leash::{Grounds, Roll},
+    },
     snapshot::{BusView, Part, Snapshots, StateView, Timestamp},
-    state::{self, State, StateError},
+    state::{
+        self, State, StateError,
+        audit::{Audit, AuditError},
+    },
     telemetry::metrics::{Metrics, Vitals},
     tls::Refusals,
 };
@@ -118,10 +127,19 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
     tasks.endless.push(reload::policy(judge.clone(), config.policy.file).boxed());
     let (refusals, refused, keep) = Refusals::open(counts.ingress.tls().clone());
     tasks.endless.push(keep);
-    let ingress = Ingress::open(config.tcp, config.identity, refusals.clone(), &counts.ingress)?;
+    let (denials, denied) = watch::channel(Arc::default());
+    let (tcp, identity) = (config.tcp, config.identity);
+    let ingress = Ingress::open(tcp, identity, denied.clone(), refusals.clone(), &counts.ingress)?;
     let admin = Admin::bind(config.admin).await?;
+    let audit = config.state.directory.clone();
     let (state, flusher) = State::open(config.state, counts.state)?;
     tasks.back.push(flusher);
+    let audit = Audit::open(&audit)?;
+    let deny = deny::Handle::open(state.clone(), audit.clone(), denials)?;
+    let material = ingress.tls().store().watch();
+    let grounds = Grounds { material, denials: denied, policy: judge.clone() };
+    let (roll, keep) = Roll::new(grounds, counts.session.clone());
+    tasks.endless.push(keep);
     let patience = config.bus.patience();
     let (local, carriers) = Local::open(given, &config.bus, config.in_process, config.unix_socket)?;
     tasks.back.extend(carriers);
@@ -132,7 +150,7 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
         state: state.clone(),
         leash: front.leash(),
         drain: leaving(&config.drain),
-        metrics: counts.session,
+        metrics: counts.session.clone(),
     };
     let http2 = config.session.http2.clone();
     let (sessions, registry) = Sessions::new(config.session, stages);
@@ -141,6 +159,7 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
     tasks.front.push(grpc::report(reporter, front.watch(), local.bus().state(), front.leash()).boxed());
     let last_call = CancellationToken::new();
     let server = Server::new(http2, routes, front.leash(), front.leash().drain_token());
+    let server = server.last_call(last_call.clone());
 
     metrics.vitals(vitals(&front, &local));
     let (material, follow) = ingress.tls().follow();
@@ -160,7 +179,9 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
         front,
         drain: config.drain,
         ingress,
-        reception: Reception { server: server.last_call(last_call.clone()), judge, refusals },
+        reception: Reception { server, roll, judge, refusals, metrics: counts.session },
+        deny,
+        audit,
         last_call,
         local,
         state,
@@ -206,6 +227,12 @@ pub enum BindError {
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] admin::BindError),
+    /// The audit.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The deny-list.
+    #[error(transparent)]
+    Deny(#[from] deny::OpenError),
     /// The door for local clients.
     #[error(transparent)]
     Door(#[from] DoorError),

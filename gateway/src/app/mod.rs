@@ -24,11 +24,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::Admin,
     config::{Config, Drain},
+    deny,
     ingress::{Ingress, PeerStream},
     policy::Judge,
-    session::http2::Server,
+    session::{self, http2::Server, leash::Roll},
     snapshot::Snapshots,
-    state::State,
+    state::{State, audit::Audit},
     telemetry::metrics::Exporter,
     tls::{Refusal, Refusals},
 };
@@ -59,6 +60,8 @@ pub struct Gateway {
     drain: Drain,
     ingress: Ingress,
     reception: Reception,
+    deny: deny::Handle,
+    audit: Audit,
     /// Cuts who is still here when patience ends.
     last_call: CancellationToken,
     local: Local,
@@ -140,6 +143,18 @@ impl Gateway {
     #[must_use]
     pub fn bus(&self) -> Arc<dyn Bus> {
         self.local.bus()
+    }
+
+    /// The deny-list, for an operator in this process.
+    #[must_use]
+    pub fn deny(&self) -> deny::Handle {
+        self.deny.clone()
+    }
+
+    /// Where changes are recorded.
+    #[must_use]
+    pub const fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// What it shows of itself.
@@ -232,19 +247,24 @@ async fn leave(
 #[derive(Clone, Debug)]
 struct Reception {
     server: Server,
+    roll: Roll,
     judge: Judge,
     refusals: Refusals,
+    metrics: session::Metrics,
 }
 
 impl Reception {
     /// Serves one peer to its end.
-    async fn receive(self, stream: PeerStream) {
+    async fn receive(self, mut stream: PeerStream) {
+        let _served = self.metrics.serving();
         let (peer, remote) = (stream.peer().clone(), stream.remote());
         if !self.judge.knows(&peer) {
             // It is served all the same: each of its calls is answered with why it may not be made.
             self.refusals.offer(Refusal::without_role(peer.id(), peer.certificate(), remote));
         }
-        self.server.serve(stream, peer, remote).await;
+        let enrolled = self.roll.enrol(stream.papers(), remote);
+        stream.obey(enrolled.caller().cut().clone());
+        self.server.serve(stream, enrolled).await;
     }
 }
 

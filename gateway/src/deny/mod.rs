@@ -1,6 +1,6 @@
 //! The deny-list: who may not be here, whatever his certificate says.
 //!
-//! An operator's word that acts at once: on handshakes, which ask [`Handle::judge`], and on live connections, which are
+//! An operator's word that acts at once: on handshakes, which ask [`Denials::find`], and on live connections, which are
 //! looked up by what was added. Separate from revocation, because it needs no authority's signature, and from the policy,
 //! because it is lifted as easily as it is made.
 //!
@@ -15,7 +15,6 @@ use std::{
     time::SystemTime,
 };
 
-use daemoneye_bridge::trust::VerifiedChain;
 use serde::Serialize;
 use tokio::{sync::watch, task};
 
@@ -23,12 +22,9 @@ pub use self::{
     denials::{Denials, Entry, targets},
     target::{Target, TargetError},
 };
-use crate::{
-    identity::PeerId,
-    state::{
-        State, StoreError,
-        audit::{Action, Audit, AuditError},
-    },
+use crate::state::{
+    State, StoreError,
+    audit::{Action, Audit, AuditError},
 };
 
 /// What shall be denied.
@@ -62,18 +58,18 @@ impl Handle {
     /// Most characters of a reason.
     pub const MOST_REASON: usize = 256;
 
-    /// Reads the list as it was left. Blocking.
+    /// Reads the list as it was left, and puts it in force on `current`: nobody may be let in before. Blocking.
     ///
     /// # Errors
     ///
     /// [`OpenError`]: without the whole list, whoever is denied would come in.
-    pub fn open(state: State, audit: Audit) -> Result<Self, OpenError> {
+    pub fn open(state: State, audit: Audit, current: watch::Sender<Arc<Denials>>) -> Result<Self, OpenError> {
         let mut denials = Denials::default();
         for (target, row) in state.denials()? {
             let entry = Entry::read(&target, &row).ok_or(OpenError::Entry { target })?;
             denials.insert(entry);
         }
-        let current = watch::Sender::new(Arc::new(denials));
+        current.send_replace(Arc::new(denials));
         Ok(Self(Arc::new(Inner { state, audit, current, changing: Mutex::default() })))
     }
 
@@ -87,12 +83,6 @@ impl Handle {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<Denials>> {
         self.0.current.subscribe()
-    }
-
-    /// The entry that keeps `peer`, who has `chain`, out now.
-    #[must_use]
-    pub fn judge(&self, peer: &PeerId, chain: &VerifiedChain, now: SystemTime) -> Option<Arc<Entry>> {
-        self.0.current.borrow().find(peer, chain, now).map(Arc::clone)
     }
 
     /// Puts somebody on the list, in the name of `actor`; in place of the entry that is there for the same target. When this

@@ -2,11 +2,12 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use daemoneye_bridge::trust::{Files, Material, Role};
+use daemoneye_bridge::trust::{Files, Material, Role, VerifiedChain};
 use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject};
 
 use super::*;
 use crate::{
+    identity::PeerId,
     pki::{self, Authority, Leaf},
     state::{self, audit},
 };
@@ -16,7 +17,7 @@ const DOMAIN: &str = "td.test";
 fn open(folder: &Path) -> Handle {
     let config = state::Config { directory: folder.to_owned(), ..state::Config::default() };
     let (state, _flusher) = State::open(config, state::Metrics::default()).unwrap();
-    Handle::open(state, Audit::open(folder).unwrap()).unwrap()
+    Handle::open(state, Audit::open(folder).unwrap(), watch::Sender::new(Arc::default())).unwrap()
 }
 
 fn denial(target: &str) -> Denial {
@@ -49,9 +50,10 @@ async fn whoever_is_denied_in_any_of_the_ways_is_found_and_nobody_else() {
     // Names, the anchor's key, and two certificates with their keys.
     assert_eq!(all.len(), 2 + 1 + 4);
     for target in all {
-        assert!(list.judge(&peer, &chain, now).is_none(), "{target}");
+        assert!(list.list().find(&peer, &chain, now).is_none(), "{target}");
         list.add(denial(&target.to_string()), "anna").await.unwrap();
-        let found = list.judge(&peer, &chain, now).unwrap();
+        let denials = list.list();
+        let found = denials.find(&peer, &chain, now).unwrap();
         assert_eq!((found.target(), found.reason()), (&target, "laptop stolen"));
         list.remove(&target, "anna").await.unwrap();
     }
@@ -59,7 +61,7 @@ async fn whoever_is_denied_in_any_of_the_ways_is_found_and_nobody_else() {
     for other in ["identity:site-a/procmond-2", "site:site-b", &format!("spki:{key}")] {
         list.add(denial(other), "anna").await.unwrap();
     }
-    assert!(list.judge(&peer, &chain, now).is_none());
+    assert!(list.list().find(&peer, &chain, now).is_none());
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 //! Kept true: a [`PeerStream`] has a [`VerifiedPeer`](identity::VerifiedPeer); a refusal is taken down before the socket is closed.
 
 mod config;
+mod porter;
 mod stream;
 
 #[cfg(test)]
@@ -15,10 +16,13 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use daemoneye_bridge::{lifecycle::Leash, trust::LoadError};
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::porter::Porter;
 pub use self::{config::Config, stream::PeerStream};
 use crate::{
+    deny::Denials,
     identity::{self, Directory},
     listener::{self, Accepted, BindError, Listener},
     tls::{self, Acceptor, Refusal, Refusals, Stage},
@@ -53,7 +57,8 @@ struct Gate {
 }
 
 impl Ingress {
-    /// Loads the certificates and binds the port. Needs a runtime; blocking: it reads files.
+    /// Loads the certificates and binds the port; whoever is on `denials` is refused. Needs a runtime; blocking: it reads
+    /// files.
     ///
     /// # Errors
     ///
@@ -61,11 +66,12 @@ impl Ingress {
     pub fn open(
         config: Config,
         identity: identity::Config,
+        denials: watch::Receiver<Arc<Denials>>,
         refusals: Refusals,
         metrics: &Metrics,
     ) -> Result<Self, OpenError> {
         let directory = Arc::new(Directory::new(identity, metrics.identity.clone()));
-        let judge = Arc::clone(&directory);
+        let judge = Arc::new(Porter::new(Arc::clone(&directory), denials));
         let tls = Acceptor::load(config.tls, config.connection_timeout, judge, metrics.tls.clone())?;
         let listener = Listener::bind(&config.listener, metrics.listener.clone())?;
         Ok(Self { listener, gate: Arc::new(Gate { tls, directory, refusals }) })

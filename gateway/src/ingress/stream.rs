@@ -4,10 +4,14 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use daemoneye_bridge::trust::RefusalReason;
+use daemoneye_bridge::trust::{RefusalReason, VerifiedChain};
+use rustls::pki_types::CertificateDer;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -17,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use crate::{
     identity::VerifiedPeer,
     listener::Slot,
+    session::{http2::Cut, leash::Papers},
     tls::{Refusal, Secured, Stage},
 };
 
@@ -26,6 +31,11 @@ pub struct PeerStream {
     io: TlsStream<TcpStream>,
     peer: VerifiedPeer,
     remote: SocketAddr,
+    /// What it was admitted on.
+    chain: Arc<VerifiedChain>,
+    presented: Arc<[CertificateDer<'static>]>,
+    /// What may end it, once somebody serves it.
+    cut: Option<Cut>,
     /// One of the connections that there may be; free again when this is dropped.
     _slot: Slot,
 }
@@ -33,9 +43,10 @@ pub struct PeerStream {
 impl PeerStream {
     pub(super) fn new(secured: Secured, peer: VerifiedPeer) -> Result<Self, Refusal> {
         let full = secured.refuse(Stage::Listener, RefusalReason::Full);
+        let (chain, presented) = (Arc::clone(secured.chain()), secured.presented().into());
         let (io, remote, place) = secured.into_parts();
         let slot = place.claim().map_err(|_full| full)?;
-        Ok(Self { io, peer, remote, _slot: slot })
+        Ok(Self { io, peer, remote, chain, presented, cut: None, _slot: slot })
     }
 
     /// Who is at the other end.
@@ -48,6 +59,28 @@ impl PeerStream {
     #[must_use]
     pub const fn remote(&self) -> SocketAddr {
         self.remote
+    }
+
+    /// What it was admitted on.
+    #[must_use]
+    pub fn papers(&self) -> Papers {
+        let (chain, presented) = (Arc::clone(&self.chain), Arc::clone(&self.presented));
+        Papers { peer: self.peer.clone(), chain, presented }
+    }
+
+    /// Takes what may end it. A peer that is cut and does not take its last words finds the connection reset: what waits
+    /// to be sent would otherwise keep it open at its end.
+    pub fn obey(&mut self, cut: Cut) {
+        self.cut = Some(cut);
+    }
+}
+
+impl Drop for PeerStream {
+    fn drop(&mut self) {
+        if self.cut.as_ref().is_some_and(Cut::is_abandoned) {
+            // A socket that is broken already is closed anyhow.
+            let _reset = SockRef::from(self.io.get_ref().0).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 

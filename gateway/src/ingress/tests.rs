@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{self, Instant},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -61,7 +61,8 @@ impl Gate {
         let metrics = Metrics::default();
         let (book, refusals, keeping) = tls::Refusals::open(metrics.tls().clone());
         life.leash().spawn(keeping);
-        let ingress = Ingress::open(config, names, book, &metrics).unwrap();
+        let (_, denials) = watch::channel(Arc::default());
+        let ingress = Ingress::open(config, names, denials, book, &metrics).unwrap();
         let (address, store) = (ingress.local(), ingress.tls().store().clone());
         let (told, peers) = mpsc::channel(64);
         let serve = move |mut stream: super::PeerStream| {

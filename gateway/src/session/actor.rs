@@ -19,6 +19,7 @@ use crate::{
         carrier::Carrier,
         credit::Amount,
         hello,
+        http2::CutReason,
         outbox::Outbox,
         registry::Seat,
         status::Fault,
@@ -42,7 +43,7 @@ pub(super) struct Actor<S> {
     pub(super) seat: Seat,
     pub(super) judge: Judge,
     /// Ends when the connection is cut.
-    pub(super) cut: BoxFuture<'static, ()>,
+    pub(super) cut: BoxFuture<'static, CutReason>,
     pub(super) clocks: Clocks,
     pub(super) drain: Drain,
 }
@@ -131,7 +132,7 @@ where
             tokio::select! {
                 biased;
                 // Trust before anything that the peer sends.
-                () = &mut self.cut => return Err(Fault::Cut),
+                reason = &mut self.cut => return Err(Fault::Cut(reason)),
                 orders = bell.rung() => self.obey(orders)?,
                 () = self.clocks.alarm.as_mut() => self.look_at_clock()?,
                 // What is settled makes room before more is read.
@@ -301,9 +302,10 @@ where
 
     /// Settles what can be, withdraws the rest, gives up the seat, and says why.
     async fn leave(mut self, ended: Result<Farewell, Fault>) {
-        self.carrier.give_up();
+        let withdrawn = matches!(ended, Err(Fault::Cut(_) | Fault::Denied(_)));
+        self.carrier.give_up(withdrawn);
         self.carrier.mouths.retire();
-        let grace = if matches!(ended, Err(Fault::Cut | Fault::Denied(_))) { Duration::ZERO } else { GRACE };
+        let grace = if withdrawn { Duration::ZERO } else { GRACE };
         if time::timeout(grace, self.carrier.streams.all_settled()).await.is_err() {
             let closing = self.carrier.mouths.close();
             let withdrawn = async {

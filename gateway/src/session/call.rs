@@ -18,10 +18,11 @@ use tokio::{
 
 use crate::{
     bus::{Origin, Outgoing, Unsent, Voice},
-    identity::{PeerId, VerifiedPeer},
+    identity::PeerId,
     policy::{Collector, Denial, PublishPermit},
     session::{
         Hall, hello,
+        http2::{Caller, Cut},
         intake::{self, Bounds},
         registry::{Claim, Guest, Presence},
         status::Fault,
@@ -61,19 +62,22 @@ struct Permitted {
     event: Event,
     /// Its place, if the caller names one.
     place: Option<(StreamId, Seq)>,
+    /// Whether the caller may still speak.
+    cut: Cut,
 }
 
 /// Publishes one event and waits until it is confirmed.
 pub(super) async fn publish(
     hall: Arc<Hall>,
-    peer: &VerifiedPeer,
+    caller: &Caller,
     request: v1::PublishRequest,
 ) -> Result<v1::PublishResponse, Fault> {
+    let peer = caller.peer();
     if hall.leash.is_draining() {
         return Err(hall.draining());
     }
     let presence = hall.registry.admit(Guest::Call, peer.id())?;
-    let permitted = judge(&hall, peer, request)?;
+    let permitted = judge(&hall, caller, request)?;
     let guest = Guested::new(&hall, presence, permitted.event.payload.len())?;
     let patience = hall.config.publish_timeout;
     let (done, confirmed) = oneshot::channel();
@@ -86,7 +90,8 @@ pub(super) async fn publish(
     }
 }
 
-fn judge(hall: &Hall, peer: &VerifiedPeer, request: v1::PublishRequest) -> Result<Permitted, Fault> {
+fn judge(hall: &Hall, caller: &Caller, request: v1::PublishRequest) -> Result<Permitted, Fault> {
+    let peer = caller.peer();
     let place = place(&request.stream, request.seq)?;
     let rights = hall.judge.rights(peer)?;
     let mut speaker = rights.speaker(&request.collector)?;
@@ -104,18 +109,14 @@ fn judge(hall: &Hall, peer: &VerifiedPeer, request: v1::PublishRequest) -> Resul
             return Err(Fault::broken("payload", rejection.reason));
         }
     };
-    charge(hall, peer, &request.payload, rights.limits())?;
+    charge(hall, peer.id(), &request.payload, rights.limits())?;
     let event = Event { topic, payload: request.payload, time: request.time_unix_nanos };
-    Ok(Permitted { permit, collector: Arc::clone(speaker.collector()), event, place })
+    let cut = caller.cut().clone();
+    Ok(Permitted { permit, collector: Arc::clone(speaker.collector()), event, place, cut })
 }
 
-fn charge(
-    hall: &Hall,
-    peer: &VerifiedPeer,
-    payload: &Bytes,
-    limits: &crate::policy::Limits,
-) -> Result<(), Fault> {
-    let (meter, now) = (hall.judge.meter(peer.id()), Instant::now());
+fn charge(hall: &Hall, peer: &PeerId, payload: &Bytes, limits: &crate::policy::Limits) -> Result<(), Fault> {
+    let (meter, now) = (hall.judge.meter(peer), Instant::now());
     let wait = meter.debt(now);
     if !wait.is_zero() {
         return Err(Fault::OverRate { wait });
@@ -164,7 +165,7 @@ async fn drained(hall: &Hall) {
 
 /// Says whether the gateway had the event already.
 async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> Result<bool, Fault> {
-    let Permitted { permit, collector, event, place } = permitted;
+    let Permitted { permit, collector, event, place, cut } = permitted;
     let peer = collector.owner();
     let numbered = match place {
         None => None,
@@ -179,8 +180,12 @@ async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> 
     let voice = used.insert(voice);
     let origin = Origin { stream: place.map(|(stream, _)| stream), seqs: &[place.map_or(0, |(_, seq)| seq)] };
     let batch = voice.seal(permit, vec![event], &origin);
-    let handed = time::timeout_at(deadline, hand_over(voice, batch)).await;
-    let mut ticket = handed.map_err(|_| Fault::Unconfirmed)??;
+    let handed = time::timeout_at(deadline, hand_over(voice, batch, &cut)).await;
+    let handed = handed.map_err(|_| Fault::Unconfirmed)?;
+    if matches!(handed, Err(Fault::Cut(_))) {
+        hall.metrics.tally().withheld.inc();
+    }
+    let mut ticket = handed?;
     let taken = tokio::select! {
         biased;
         taken = &mut ticket => taken,
@@ -202,9 +207,12 @@ async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> 
     Ok(false)
 }
 
-/// Hands a batch to the bus, waiting while that has no room.
-async fn hand_over(voice: &Voice, mut batch: Outgoing) -> Result<Ticket, Fault> {
+/// Hands a batch to the bus, waiting while that has no room, unless its peer is cut meanwhile.
+async fn hand_over(voice: &Voice, mut batch: Outgoing, cut: &Cut) -> Result<Ticket, Fault> {
     loop {
+        if let Some(reason) = cut.is_cut() {
+            return Err(Fault::Cut(reason));
+        }
         match voice.try_send(LANE, batch) {
             Ok(ticket) => return Ok(ticket),
             Err(Unsent::Closed) => return Err(Fault::BusGone),

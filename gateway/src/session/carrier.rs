@@ -20,6 +20,7 @@ use crate::{
         call,
         credit::{Amount, Window},
         hello::Listed,
+        http2::Cut,
         intake::{Bounds, Checked, Gathering},
         live::Live,
         metrics::Tally,
@@ -41,6 +42,8 @@ pub(super) struct Carrier {
     meter: Arc<Meter>,
     tally: Tally,
     live: Arc<Live>,
+    /// Whether the peer may still speak.
+    cut: Cut,
     /// The most that the configuration allows, whatever the policy says.
     max_payload: usize,
     /// Read, and not judged yet.
@@ -84,6 +87,7 @@ pub(super) struct Parts {
     pub(super) meter: Arc<Meter>,
     pub(super) tally: Tally,
     pub(super) live: Arc<Live>,
+    pub(super) cut: Cut,
     pub(super) max_payload: usize,
 }
 
@@ -98,6 +102,7 @@ impl Carrier {
             meter: parts.meter,
             tally: parts.tally,
             live: parts.live,
+            cut: parts.cut,
             max_payload: parts.max_payload,
             backlog: VecDeque::new(),
             gathered: None,
@@ -254,7 +259,12 @@ impl Carrier {
         self.send(Waiting { stream, mouth, pending, batch })
     }
 
+    /// Hands a batch to the bus, unless its peer was cut since it was read.
     fn send(&mut self, waiting: Waiting) -> Result<(), Fault> {
+        if let Some(reason) = self.cut.is_cut() {
+            self.unsent = Some(waiting);
+            return Err(Fault::Cut(reason));
+        }
         let Waiting { stream, mouth, mut pending, batch } = waiting;
         let Some(voice) = self.mouths.voice(mouth) else { return Err(Fault::BusGone) };
         // A lane for each stream, so that one that waits does not hold up the others.
@@ -361,11 +371,18 @@ impl Carrier {
         self.backlog.is_empty() && self.unsent.is_none() && self.streams.is_idle()
     }
 
-    /// Drops what was read and not handed over: the peer has it still.
-    pub(super) fn give_up(&mut self) {
-        self.backlog.clear();
-        self.gathered = None;
-        self.unsent = None;
+    /// Drops what was read and not handed over: the peer has it still. If the right to say it was `withdrawn`, it counts.
+    pub(super) fn give_up(&mut self, withdrawn: bool) {
+        let waiting = self.unsent.take().map(|waiting| waiting.pending.weight.amount.events);
+        let gathered = self.gathered.take().map(|gathered| gathered.gathering.amount.events);
+        let read = self.backlog.drain(..).map(|read| match read {
+            Read::Batch { checked, .. } => checked.amount.events,
+            Read::Gap { .. } => 0,
+        });
+        let dropped: u64 = read.chain(waiting).chain(gathered).sum();
+        if withdrawn {
+            self.tally.withheld.inc_by(dropped);
+        }
     }
 
     /// Shows how much is in flight.

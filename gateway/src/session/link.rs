@@ -6,7 +6,7 @@ use daemoneye_proto::{
     PROTOCOL_VERSION,
     v1::{self, link_response::Frame},
 };
-use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
+use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::{sync::mpsc, time};
 use tonic::Status;
 use tracing::Instrument;
@@ -20,6 +20,7 @@ use crate::{
         carrier::{Carrier, Parts},
         credit::Window,
         hello::{self, Hello},
+        http2::Cut,
         live::Arrival,
         mouths::Mouths,
         outbox::{Answer, Outbox},
@@ -35,20 +36,20 @@ pub(super) struct Visitor {
     pub(super) remote: SocketAddr,
     /// Counts among those who have not been admitted.
     pub(super) presence: Presence,
-    /// Ends when the connection is cut.
-    pub(super) cut: BoxFuture<'static, ()>,
+    /// Tells when the connection is cut.
+    pub(super) cut: Cut,
 }
 
 /// Greets a visitor and, if he is admitted, carries on the session to its end.
-pub(super) async fn run<S>(hall: Arc<Hall>, mut visitor: Visitor, mut inbound: S, wire: mpsc::Sender<Answer>)
+pub(super) async fn run<S>(hall: Arc<Hall>, visitor: Visitor, mut inbound: S, wire: mpsc::Sender<Answer>)
 where
     S: Stream<Item = Result<v1::LinkRequest, Status>> + Send + Unpin,
 {
-    let cut = std::mem::replace(&mut visitor.cut, std::future::pending().boxed()).shared();
+    let cut = visitor.cut.waiting().shared();
     let admission = admit(&hall, visitor, &mut inbound);
     let admitted = tokio::select! {
         biased;
-        () = cut.clone() => Err(Fault::Cut),
+        reason = cut.clone() => Err(Fault::Cut(reason)),
         // Whoever is being admitted is told to come back rather than made to wait for a drain.
         () = hall.leash.draining() => Err(hall.draining()),
         admitted = admission => admitted,
@@ -86,7 +87,7 @@ async fn admit<S>(
 where
     S: Stream<Item = Result<v1::LinkRequest, Status>> + Send + Unpin,
 {
-    let Visitor { rights, remote, presence, .. } = visitor;
+    let Visitor { rights, remote, presence, cut, .. } = visitor;
     let first = within(hall.config.hello_timeout, inbound.next()).await?;
     let hello = match first {
         Some(Ok(first)) => Hello::read(first)?,
@@ -127,6 +128,7 @@ where
         meter: hall.judge.meter(rights.peer()),
         tally: hall.metrics.tally(),
         live: Arc::clone(&seat.live),
+        cut,
         max_payload: hall.config.max_payload,
         rights,
     });

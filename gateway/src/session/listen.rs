@@ -21,7 +21,7 @@ use tonic::Status;
 use crate::{
     bus::{Heard, Hearing},
     policy::Rights,
-    session::{Hall, metrics::Who, registry::Presence, status::Fault},
+    session::{Hall, http2::CutReason, metrics::Who, registry::Presence, status::Fault},
 };
 
 /// Most messages that wait for one subscriber.
@@ -63,7 +63,7 @@ pub(super) struct Listener {
     pub(super) rights: Rights,
     pub(super) patterns: Vec<Pattern>,
     pub(super) hearing: Hearing,
-    pub(super) cut: BoxFuture<'static, ()>,
+    pub(super) cut: BoxFuture<'static, CutReason>,
     pub(super) presence: Presence,
 }
 
@@ -134,7 +134,7 @@ async fn serve(hall: &Hall, listener: &mut Listener, queue: &mut Queue) -> Fault
         let mut dropped = 0_u64;
         tokio::select! {
             biased;
-            () = &mut listener.cut => return Fault::Cut,
+            reason = &mut listener.cut => return Fault::Cut(reason),
             () = hall.leash.draining() => return hall.draining(),
             () = policy.changed() => if let Err(fault) = rejudge(hall, listener) {
                 return fault;

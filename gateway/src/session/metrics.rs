@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use prometheus_client::{
@@ -10,6 +11,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+
+use crate::session::http2::CutReason;
 
 /// Counters of sessions. `opened - closed = active`, for each role and site.
 #[derive(Clone, Debug)]
@@ -23,6 +26,10 @@ pub struct Metrics {
     calls: Family<Call, Counter>,
     dropped: Family<Who, Counter>,
     confirm: Histogram,
+    cuts: Family<Cuts, Counter>,
+    sweeps: Family<Sweep, Histogram, fn() -> Histogram>,
+    /// Connections that are served, less those on the roll.
+    untracked: Gauge,
     sites: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -54,12 +61,29 @@ struct Call {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cuts {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sweep {
+    what: &'static str,
+}
+
+fn sweep() -> Histogram {
+    Histogram::new([0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0])
+}
+
 impl Metrics {
     /// Makes the metrics and shows them in `registry`, whose prefix is that of the gateway.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        for outcome in ["settled", "rejected", "duplicate"] {
+        for outcome in ["settled", "rejected", "duplicate", "withheld"] {
             metrics.outcome(outcome);
+        }
+        for reason in CutReason::ALL {
+            drop(metrics.cuts.get_or_create(&Cuts { reason: reason.as_str() }));
         }
         let registry = registry.sub_registry_with_prefix("session");
         registry.register("opened", "Sessions admitted", metrics.opened.clone());
@@ -80,6 +104,18 @@ impl Metrics {
             Unit::Seconds,
             metrics.confirm.clone(),
         );
+        registry.register("cuts", "Connections that lost the right to be here", metrics.cuts.clone());
+        registry.register_with_unit(
+            "sweep_duration",
+            "Time to judge those again from whom something was taken away",
+            Unit::Seconds,
+            metrics.sweeps.clone(),
+        );
+        registry.register(
+            "untracked",
+            "Connections that are served and could not be cut: always 0, but for moments",
+            metrics.untracked.clone(),
+        );
         metrics
     }
 
@@ -89,6 +125,31 @@ impl Metrics {
         let known = sites.contains(site) || (sites.len() < MOST_SITES && sites.insert(site.to_owned()));
         drop(sites);
         Who { role, site: if known { site.to_owned() } else { "other".to_owned() } }
+    }
+
+    /// A connection is served, until what is returned is dropped.
+    #[must_use]
+    pub fn serving(&self) -> Served {
+        self.untracked.inc();
+        Served(self.untracked.clone())
+    }
+
+    /// A connection was put on the roll.
+    pub(super) fn enrolled(&self) {
+        self.untracked.dec();
+    }
+
+    /// A connection was struck off the roll.
+    pub(super) fn struck(&self) {
+        self.untracked.inc();
+    }
+
+    pub(super) fn cut(&self, reason: CutReason) {
+        self.cuts.get_or_create(&Cuts { reason: reason.as_str() }).inc();
+    }
+
+    pub(super) fn swept(&self, what: &'static str, took: Duration) {
+        self.sweeps.get_or_create(&Sweep { what }).observe(took.as_secs_f64());
     }
 
     pub(super) fn opened(&self, who: &Who) {
@@ -116,6 +177,7 @@ impl Metrics {
             settled: self.outcome("settled"),
             rejected: self.outcome("rejected"),
             duplicate: self.outcome("duplicate"),
+            withheld: self.outcome("withheld"),
             gaps: self.gaps.clone(),
             lost: self.lost.clone(),
             confirm: self.confirm.clone(),
@@ -141,8 +203,22 @@ impl Default for Metrics {
             calls: Family::default(),
             dropped: Family::default(),
             confirm: Histogram::new(buckets),
+            cuts: Family::default(),
+            sweeps: Family::new_with_constructor(sweep),
+            untracked: Gauge::default(),
             sites: Arc::default(),
         }
+    }
+}
+
+/// A connection is served, until this is dropped.
+#[derive(Debug)]
+#[must_use = "it counts for as long as it lives"]
+pub struct Served(Gauge);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -152,6 +228,8 @@ pub(super) struct Tally {
     pub(super) settled: Counter,
     pub(super) rejected: Counter,
     pub(super) duplicate: Counter,
+    /// Read, and dropped because the right to say it was withdrawn meanwhile.
+    pub(super) withheld: Counter,
     pub(super) gaps: Counter,
     pub(super) lost: Counter,
     pub(super) confirm: Histogram,

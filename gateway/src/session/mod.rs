@@ -15,6 +15,8 @@
 
 pub mod http2;
 
+pub mod leash;
+
 mod actor;
 mod bell;
 mod call;

@@ -5,7 +5,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use daemoneye_proto::v1::{self, federation_server::Federation};
-use futures_util::{FutureExt, Stream, future::BoxFuture};
+use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -33,15 +33,6 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
         .ok_or_else(|| Status::internal("the connection has no peer"))
 }
 
-/// Ends when the connection of `caller` is cut.
-fn cut(caller: &Caller) -> BoxFuture<'static, ()> {
-    let cut = caller.cut().clone();
-    async move {
-        cut.wait().await;
-    }
-    .boxed()
-}
-
 impl Service {
     fn open_link(
         &self,
@@ -55,7 +46,7 @@ impl Service {
         let rights = hall.judge.rights(caller.peer())?;
         let presence = hall.registry.admit(Guest::Greeting, caller.peer().id())?;
         let (wire, answers) = mpsc::channel(Outbox::ROOM);
-        let visitor = Visitor { rights, remote: caller.remote(), presence, cut: cut(caller) };
+        let visitor = Visitor { rights, remote: caller.remote(), presence, cut: caller.cut().clone() };
         hall.leash.spawn(link::run(Arc::clone(hall), visitor, inbound, wire));
         Ok(ReceiverStream::new(answers))
     }
@@ -71,7 +62,7 @@ impl Service {
         let presence = hall.registry.admit(Guest::Hearing, caller.peer().id())?;
         let hearing = hall.bus.subscribe(permit).await?;
         let (queue, inflow) = listen::queue(hall.metrics.who(rights.label(), caller.peer().id().site()));
-        let listener = Listener { rights, patterns, hearing, cut: cut(caller), presence };
+        let listener = Listener { rights, patterns, hearing, cut: caller.cut().waiting(), presence };
         hall.leash.spawn(listen::run(Arc::clone(hall), listener, queue));
         Ok(inflow)
     }
@@ -99,7 +90,7 @@ impl Federation for Service {
         request: Request<v1::PublishRequest>,
     ) -> Result<Response<v1::PublishResponse>, Status> {
         let caller = caller(&request)?;
-        let answer = call::publish(Arc::clone(&self.0), caller.peer(), request.into_inner()).await;
+        let answer = call::publish(Arc::clone(&self.0), &caller, request.into_inner()).await;
         self.0.metrics.call("publish", call::outcome(&answer));
         Ok(Response::new(answer?))
     }

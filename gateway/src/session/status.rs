@@ -9,7 +9,7 @@ use daemoneye_bridge::event::Seq;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{bus::OpenError, policy::Denial, state::StreamError};
+use crate::{bus::OpenError, policy::Denial, session::http2::CutReason, state::StreamError};
 
 /// Why a session or call ended otherwise than well.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +22,8 @@ pub(crate) enum Fault {
     #[error("the bus is not there")]
     BusGone,
     /// The peer is no longer trusted.
-    #[error("the peer is no longer admitted")]
-    Cut,
+    #[error("the peer is no longer admitted: {0}")]
+    Cut(CutReason),
     /// The policy does not allow it.
     #[error("{0}")]
     Denied(Denial),
@@ -82,7 +82,7 @@ impl Fault {
         match self {
             Self::Broken { .. } | Self::Sequence { .. } | Self::SkippedAhead { .. } => "protocol",
             Self::BusGone | Self::Unconfirmed | Self::Withdrawn => "bus",
-            Self::Cut => "cut",
+            Self::Cut(reason) => reason.as_str(),
             Self::Denied(_) => "denied",
             Self::Draining { .. } => "drained",
             Self::Full { .. } | Self::OverRate { .. } => "limit",
@@ -108,7 +108,7 @@ impl Fault {
             | Self::State
             | Self::Unconfirmed
             | Self::Withdrawn => Code::Unavailable,
-            Self::Cut | Self::Denied(_) => Code::PermissionDenied,
+            Self::Cut(_) | Self::Denied(_) => Code::PermissionDenied,
             Self::Full { .. } | Self::OverRate { .. } => Code::ResourceExhausted,
             Self::Lost => Code::Cancelled,
             Self::NotServed { .. } => Code::Unimplemented,
@@ -134,6 +134,9 @@ impl Fault {
 
 impl From<&Fault> for Status {
     fn from(fault: &Fault) -> Self {
+        if let Fault::Cut(reason) = fault {
+            return reason.status();
+        }
         let (code, message) = (fault.code(), fault.to_string());
         match fault.retry_after() {
             Some(wait) => Self::with_error_details(code, message, ErrorDetails::with_retry_info(Some(wait))),

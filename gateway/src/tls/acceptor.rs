@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use daemoneye_bridge::trust::{
     Admission, Judge, LoadError, Recorder, RefusalReason, Store, Terms, VerifiedChain,
 };
-use rustls::Error;
+use rustls::{Error, pki_types::CertificateDer};
 use tokio::{
     net::TcpStream,
     time::{self, Instant},
@@ -149,6 +149,7 @@ impl Progress {
             RefusalReason::AmbiguousIdentity
             | RefusalReason::AnchorNotForSite
             | RefusalReason::BadName
+            | RefusalReason::Denied
             | RefusalReason::NoIdentity => Stage::Identity,
             RefusalReason::Crowded => Stage::Listener,
             _ => Stage::Tls,
@@ -202,6 +203,13 @@ impl Secured {
     #[must_use]
     pub const fn chain(&self) -> &Arc<VerifiedChain> {
         &self.chain
+    }
+
+    /// What it presented, leaf first.
+    #[must_use]
+    pub fn presented(&self) -> Vec<CertificateDer<'static>> {
+        let presented = self.recorder.as_ref().and_then(|recorder| recorder.presented());
+        presented.map(|presented| presented.chain.clone()).unwrap_or_default()
     }
 
     /// The stream, where it comes from, and its place among the unproven.

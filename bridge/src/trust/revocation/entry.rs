@@ -21,6 +21,12 @@ impl Number {
         number.get_mut(from..)?.copy_from_slice(octets);
         Some(Self(number))
     }
+
+    /// Its octets without leading zeros, the most significant first.
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        significant(&self.0)
+    }
 }
 
 impl fmt::Display for Number {

@@ -14,11 +14,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    net::SocketAddr,
-    pin::pin,
-    time::{Duration, SystemTime},
-};
+use std::{pin::pin, time::Duration};
 
 use daemoneye_bridge::lifecycle::Leash;
 use hyper::server::conn::http2;
@@ -36,7 +32,7 @@ pub use self::{
     cut::{Cut, CutReason},
     service::Caller,
 };
-use crate::identity::VerifiedPeer;
+use crate::session::leash::Enrolled;
 
 /// Serves connections. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -65,15 +61,21 @@ impl Server {
         Self { last_call, ..self }
     }
 
-    /// Serves one connection to its end.
+    /// Serves one connection, which is on the roll meanwhile, to its end.
     ///
     /// Not cancel safe, but dropping it cuts the connection and everything on it.
-    pub async fn serve<I>(&self, io: I, peer: VerifiedPeer, remote: SocketAddr)
+    pub async fn serve<I>(&self, io: I, enrolled: Enrolled)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let not_after = peer.not_after();
-        let caller = Caller::new(peer, remote);
+        self.converse(io, enrolled.caller()).await;
+    }
+
+    /// The same for a connection that nobody but the caller can cut.
+    pub(in crate::session) async fn converse<I>(&self, io: I, caller: &Caller)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let gone = CancellationToken::new();
         let _ends_streams = gone.clone().drop_guard();
         let requests = Requests::new(self.routes.clone(), caller.clone());
@@ -89,12 +91,10 @@ impl Server {
             }
             open.none().await;
         });
-        let mut expired = pin!(expiry(not_after));
         let end = tokio::select! {
             biased;
             // Whoever must go goes before anything else of his is looked at.
             reason = caller.cut().wait() => End::Cut(reason),
-            () = &mut expired => End::Cut(CutReason::Expired),
             () = self.last_call.cancelled() => End::Cut(CutReason::Draining),
             () = &mut quiet => End::Quiet,
             done = &mut connection => End::Done(done),
@@ -102,17 +102,20 @@ impl Server {
         let patience = match &end {
             // Each stream says why as soon as the connection is driven on.
             End::Cut(reason) => {
-                caller.cut().cut(*reason);
+                let _first = caller.cut().cut(*reason);
                 LAST_WORDS
             }
             End::Quiet => GOODBYE,
-            End::Done(_) => return log(&caller, &end),
+            End::Done(_) => return log(caller, &end),
         };
         connection.as_mut().graceful_shutdown();
         // A peer that does not read never lets the connection end: it is dropped with what it was not told.
         let told = time::timeout(patience, connection).await.is_ok();
+        if !told {
+            caller.cut().abandon();
+        }
         tracing::trace!(peer = %caller.peer().id(), told, "said goodbye");
-        log(&caller, &end);
+        log(caller, &end);
     }
 
     fn builder(&self, executor: OnLeash) -> http2::Builder<OnLeash> {
@@ -156,14 +159,3 @@ fn log(caller: &Caller, end: &End) {
         End::Done(Ok(())) | End::Quiet => tracing::debug!(%peer, "connection ended"),
     }
 }
-
-/// Waits until the wall clock shows `moment`. It is looked at again and again, because it can be set, and because the clock
-/// that timers run on stands still while a machine sleeps.
-async fn expiry(moment: SystemTime) {
-    while let Ok(left) = moment.duration_since(SystemTime::now()) {
-        time::sleep(left.min(LOOK).max(Duration::from_millis(1))).await;
-    }
-}
-
-/// How often the wall clock is looked at.
-const LOOK: Duration = Duration::from_secs(30);

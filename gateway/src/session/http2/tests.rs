@@ -1,10 +1,6 @@
 //! Through an in-memory pipe, with a real gRPC client and service.
 
-use std::{
-    io,
-    net::SocketAddr,
-    time::{Duration, SystemTime},
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use daemoneye_bridge::lifecycle::Lifecycle;
 use hyper_util::rt::TokioIo;
@@ -23,7 +19,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::H
 
 use crate::{
     identity::{PeerId, VerifiedPeer},
-    session::http2::{Config, Server},
+    session::http2::{Caller, Config, CutReason, Server},
 };
 
 /// A served connection.
@@ -35,7 +31,7 @@ struct Connection {
     ended: oneshot::Receiver<()>,
 }
 
-/// Serves one connection of a peer that may stay for `stay`, or for longer than a test takes.
+/// Serves one connection of a peer whose certificate expires after `stay`, or after longer than a test takes.
 fn serve(stay: Option<Duration>, buffer: usize) -> (Connection, DuplexStream) {
     let (near, far) = tokio::io::duplex(buffer);
     let (life, ending, last_call) = (Lifecycle::new(), CancellationToken::new(), CancellationToken::new());
@@ -43,13 +39,17 @@ fn serve(stay: Option<Duration>, buffer: usize) -> (Connection, DuplexStream) {
     let server = Server::new(Config::default(), Routes::new(health), life.leash(), ending.clone());
     let server = server.last_call(last_call.clone());
     let id = PeerId::new("site-a", "procmond").unwrap();
-    let peer = match stay {
-        Some(stay) => VerifiedPeer::assume_until(id, SystemTime::now() + stay),
-        None => VerifiedPeer::assume(id),
-    };
+    let caller = Caller::new(VerifiedPeer::assume(id), SocketAddr::from(([127, 0, 0, 1], 4711)));
+    if let Some(stay) = stay {
+        let cut = caller.cut().clone();
+        life.leash().spawn(async move {
+            time::sleep(stay).await;
+            assert!(cut.cut(CutReason::Expired));
+        });
+    }
     let (tell, ended) = oneshot::channel();
     life.leash().spawn(async move {
-        server.serve(near, peer, SocketAddr::from(([127, 0, 0, 1], 4711))).await;
+        server.converse(near, &caller).await;
         tell.send(()).unwrap();
     });
     (Connection { life, ending, last_call, ended }, far)

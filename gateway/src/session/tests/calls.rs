@@ -14,7 +14,8 @@ fn request(payload: &'static str, seq: u64) -> v1::PublishRequest {
 
 async fn publish(stage: &Stage, name: &str, request: v1::PublishRequest) -> Result<bool, Status> {
     let peer = VerifiedPeer::assume(PeerId::new("site-a", name).unwrap());
-    let answer = call::publish(Arc::clone(&stage.sessions.0), &peer, request).await;
+    let caller = Caller::new(peer, "127.0.0.1:4444".parse().unwrap());
+    let answer = call::publish(Arc::clone(&stage.sessions.0), &caller, request).await;
     answer.map(|answer| answer.duplicate).map_err(Status::from)
 }
 

@@ -150,7 +150,7 @@ async fn a_cut_connection_withdraws_what_the_bus_has_not_taken() {
     peer.batch(batch(1, 1, &["one"])).await;
     peer.send(link_request::Frame::Ping(v1::Ping { nonce: 1 })).await;
     while !matches!(peer.next().await, Ok(Some(Frame::Pong(_)))) {}
-    peer.cut.take().unwrap().send(()).unwrap();
+    assert!(peer.cut.cut(CutReason::Revoked));
     assert_eq!(peer.end().await.0, Code::PermissionDenied);
     stage.open.send_replace(true);
     let (_, welcome) = stage.join("x", vec![state_of(1, 0, 2)]).await;

@@ -19,7 +19,6 @@ use daemoneye_bridge::{
     lifecycle::Lifecycle,
 };
 use daemoneye_proto::v1::{self, link_request, link_response::Frame};
-use futures_util::FutureExt;
 use tempfile::TempDir;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -28,7 +27,13 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::{link::Visitor, outbox::Answer, registry::Guest, *};
+use super::{
+    http2::{Caller, Cut, CutReason},
+    link::Visitor,
+    outbox::Answer,
+    registry::Guest,
+    *,
+};
 use crate::{
     bus::tests::Shelf,
     identity::{PeerId, VerifiedPeer},
@@ -117,22 +122,17 @@ impl Stage {
         let peer = VerifiedPeer::assume(PeerId::new("site-a", name).unwrap());
         let (frames, inbound) = mpsc::channel(256);
         let (wire, answers) = mpsc::channel::<Answer>(8);
-        let (cut, cutting) = oneshot::channel::<()>();
+        let cut = Cut::default();
         let rights: Rights = self.judge.rights(&peer).unwrap();
         let visitor = Visitor {
             rights,
             remote: "127.0.0.1:4444".parse().unwrap(),
             presence: hall.registry.admit(Guest::Greeting, peer.id()).unwrap(),
-            cut: async move {
-                if cutting.await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-            .boxed(),
+            cut: cut.clone(),
         };
         let leash = hall.leash.clone();
         leash.spawn(link::run(hall, visitor, ReceiverStream::new(inbound), wire));
-        Peer { frames, answers, cut: Some(cut) }
+        Peer { frames, answers, cut }
     }
 
     /// A peer that has been welcomed.
@@ -193,7 +193,7 @@ async fn broker(
 struct Peer {
     frames: mpsc::Sender<Result<v1::LinkRequest, Status>>,
     answers: mpsc::Receiver<Answer>,
-    cut: Option<oneshot::Sender<()>>,
+    cut: Cut,
 }
 
 fn stream(byte: u8) -> Bytes {

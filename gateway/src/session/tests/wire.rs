@@ -39,7 +39,8 @@ async fn connect(stage: &Stage, name: &str) -> FederationClient<Channel> {
     let http2 = http2::Config::default();
     let server = Server::new(http2, stage.sessions.routes(), leash.clone(), CancellationToken::new());
     let peer = VerifiedPeer::assume(PeerId::new("site-a", name).unwrap());
-    leash.spawn(async move { server.serve(near, peer, "127.0.0.1:4711".parse().unwrap()).await });
+    let caller = Caller::new(peer, "127.0.0.1:4711".parse().unwrap());
+    leash.spawn(async move { server.converse(near, &caller).await });
     let mut far = Some(far);
     let connector = tower::service_fn(move |_| {
         let far = far.take().ok_or_else(|| io::Error::other("there is one connection only"));

@@ -1,0 +1,36 @@
+//! The last word in a handshake: who has no name is nobody, and who is denied stays out.
+
+use std::{sync::Arc, time::SystemTime};
+
+use daemoneye_bridge::trust::{Judge, RefusalReason, VerifiedChain};
+use tokio::sync::watch;
+
+use crate::{deny::Denials, identity::Directory};
+
+/// Stands at the door. Asked in the handshake already, so that every refusal is the same alert.
+#[derive(Debug)]
+pub(super) struct Porter {
+    directory: Arc<Directory>,
+    denials: watch::Receiver<Arc<Denials>>,
+}
+
+impl Porter {
+    pub(super) const fn new(directory: Arc<Directory>, denials: watch::Receiver<Arc<Denials>>) -> Self {
+        Self { directory, denials }
+    }
+}
+
+impl Judge for Porter {
+    fn judge(&self, chain: &VerifiedChain) -> Result<(), RefusalReason> {
+        self.directory.judge(chain)?;
+        let peer = self.directory.identify(chain)?;
+        let denials = Arc::clone(&self.denials.borrow());
+        match denials.find(peer.id(), chain, SystemTime::now()) {
+            Some(entry) => {
+                tracing::debug!(peer = %peer.id(), target = %entry.target(), reason = entry.reason(), "peer is denied");
+                Err(RefusalReason::Denied)
+            }
+            None => Ok(()),
+        }
+    }
+}
