@@ -3,9 +3,11 @@
 //! Everything here goes through the front door: the real programs, real mutual TLS, a real BUS/RT client. Nothing waits for
 //! a time to pass; [`eventually()`] waits for a condition and says what it was when it does not come.
 
+pub mod blocked;
 pub mod embed;
 pub mod engine;
 pub mod eventually;
+pub mod inside;
 pub mod load;
 pub mod measure;
 pub mod peer;

@@ -302,10 +302,10 @@ where
 
     /// Settles what can be, withdraws the rest, gives up the seat, and says why.
     async fn leave(mut self, ended: Result<Farewell, Fault>) {
-        let withdrawn = matches!(ended, Err(Fault::Cut(_) | Fault::Denied(_)));
-        self.carrier.give_up(withdrawn);
+        let has_lost_its_right = matches!(ended, Err(Fault::Cut(_) | Fault::Denied(_)));
+        let mut dropped = self.carrier.give_up();
         self.carrier.mouths.retire();
-        let grace = if withdrawn { Duration::ZERO } else { GRACE };
+        let grace = if has_lost_its_right { Duration::ZERO } else { GRACE };
         if time::timeout(grace, self.carrier.streams.all_settled()).await.is_err() {
             let closing = self.carrier.mouths.close();
             let withdrawn = async {
@@ -315,6 +315,10 @@ where
             if time::timeout(VERDICT, withdrawn).await.is_err() {
                 tracing::error!("the bus did not say what became of withdrawn batches");
             }
+        }
+        if has_lost_its_right {
+            dropped = dropped.saturating_add(self.carrier.streams.withdrawn());
+            self.carrier.withheld(dropped);
         }
         if time::timeout(VERDICT, self.carrier.mouths.release()).await.is_err() {
             tracing::error!("the bus did not let go of a name");

@@ -371,18 +371,20 @@ impl Carrier {
         self.backlog.is_empty() && self.unsent.is_none() && self.streams.is_idle()
     }
 
-    /// Drops what was read and not handed over: the peer has it still. If the right to say it was `withdrawn`, it counts.
-    pub(super) fn give_up(&mut self, withdrawn: bool) {
+    /// Drops what was read and not handed over, and says how many events that were: the peer has them still.
+    pub(super) fn give_up(&mut self) -> u64 {
         let waiting = self.unsent.take().map(|waiting| waiting.pending.weight.amount.events);
         let gathered = self.gathered.take().map(|gathered| gathered.gathering.amount.events);
         let read = self.backlog.drain(..).map(|read| match read {
             Read::Batch { checked, .. } => checked.amount.events,
             Read::Gap { .. } => 0,
         });
-        let dropped: u64 = read.chain(waiting).chain(gathered).sum();
-        if withdrawn {
-            self.tally.withheld.inc_by(dropped);
-        }
+        read.chain(waiting).chain(gathered).sum()
+    }
+
+    /// Counts events that were dropped because the right to say them was withdrawn.
+    pub(super) fn withheld(&self, events: u64) {
+        self.tally.withheld.inc_by(events);
     }
 
     /// Shows how much is in flight.

@@ -41,6 +41,8 @@ pub(super) struct Stream {
     pub(super) counts: Arc<StreamCounts>,
     /// When the events settled last were handed over, until somebody asks.
     since: Option<Instant>,
+    /// Events that the bus has withdrawn.
+    withdrawn: u64,
 }
 
 /// Events that were handed over together.
@@ -91,6 +93,7 @@ impl Stream {
             untold: Untold::default(),
             counts,
             since: None,
+            withdrawn: 0,
         };
         stream.show();
         stream
@@ -149,7 +152,8 @@ impl Stream {
                     Poll::Pending => break,
                     Poll::Ready(Taken::Withdrawn) => {
                         // What follows may have been taken, but a mark must not pass what was not.
-                        self.pending.clear();
+                        let events = self.pending.drain(..).map(|pending| pending.weight.amount.events);
+                        self.withdrawn = self.withdrawn.saturating_add(events.sum());
                         return Poll::Ready(Err(Fault::Withdrawn));
                     }
                     Poll::Ready(Taken::All) => {}
@@ -249,6 +253,11 @@ impl Streams {
     /// When events that were settled since the last time had been handed over: of each stream the newest.
     pub(super) fn since(&mut self) -> impl Iterator<Item = Instant> {
         self.all.iter_mut().filter_map(|stream| stream.since.take())
+    }
+
+    /// Events that the bus has withdrawn.
+    pub(super) fn withdrawn(&self) -> u64 {
+        self.all.iter().map(|stream| stream.withdrawn).sum()
     }
 
     /// Whether nothing is left to settle or to tell.

@@ -10,6 +10,7 @@ mod layering;
 mod limbo;
 mod outage;
 mod publish;
+mod revoke;
 
 use std::path::Path;
 
