@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Admin},
-    app::{Addresses, Gateway, Reception, grpc, local::Local, reload, views},
+    app::{Addresses, Gateway, Reception, grpc, local::Local, record, reload, views},
     bus::AuthorizedBus,
     config::{Config, Drain},
     deny,
@@ -137,6 +137,7 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
     let audit = Audit::open(&audit)?;
     let deny = deny::Handle::open(state.clone(), audit.clone(), denials)?;
     let material = ingress.tls().store().watch();
+    tasks.endless.push(record::changes(audit.clone(), material.clone(), judge.view()).boxed());
     let grounds = Grounds { material, denials: denied, policy: judge.clone() };
     let (roll, keep) = Roll::new(grounds, counts.session.clone());
     tasks.endless.push(keep);

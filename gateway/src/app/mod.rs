@@ -40,6 +40,8 @@ mod grpc;
 
 mod local;
 
+mod record;
+
 mod reload;
 
 mod views;

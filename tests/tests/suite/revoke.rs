@@ -154,6 +154,17 @@ async fn a_policy_that_drops_a_role_cuts_whom_it_concerns() {
     assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
     let frame = time::timeout(Duration::from_millis(200), stayer.hear.message()).await;
     assert!(frame.is_err(), "{frame:?}");
+    recorded(&world, "policy_applied").await;
+}
+
+/// Waits until the audit, whose chain holds, has `action`.
+async fn recorded(world: &World, action: &str) {
+    let audit = world.path("state/audit.jsonl");
+    eventually("the change is in the audit", || {
+        fs::read_to_string(&audit).is_ok_and(|text| text.contains(action) && text.ends_with('\n'))
+    })
+    .await;
+    daemoneye_gateway::state::audit::verify(&audit).unwrap();
 }
 
 #[tokio::test]
@@ -175,6 +186,7 @@ async fn an_anchor_that_is_taken_away_takes_its_peers_along() {
     assert!(!is_let_in(&world, &of_other).await);
     let frame = time::timeout(Duration::from_millis(200), stayer.hear.message()).await;
     assert!(frame.is_err(), "{frame:?}");
+    recorded(&world, "material_reloaded").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
