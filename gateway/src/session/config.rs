@@ -6,7 +6,7 @@ use daemoneye_bridge::settings::ByteSize;
 use daemoneye_proto::{MAX_BATCH_EVENTS, MAX_PAYLOAD};
 use serde::Deserialize;
 
-use crate::session::{credit::Amount, http2};
+use crate::session::{credit::Amount, http2, registry::SameIdentity};
 
 /// Settings of the session stage; every value is usable as it stands. Fixed for the life of the process.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,6 +24,8 @@ pub struct Config {
     pub hello_timeout: Duration,
     /// How long a new session waits for an older one of the same stream to settle.
     pub takeover_timeout: Duration,
+    /// What a second session of one peer does to the first.
+    pub(super) same_identity: SameIdentity,
     /// How long a plain call waits for its event to be confirmed.
     pub publish_timeout: Duration,
     /// Bytes of one payload, whatever the policy says.
@@ -62,6 +64,9 @@ struct File {
     /// How long a new session waits for an older one of the same stream to settle. Default 10 s, 1 s to 1 min.
     #[serde(with = "humantime_serde")]
     takeover_timeout: Duration,
+    /// What a second session of one peer does to the first: `"allow"` lets both be, `"newest-wins"` ends the first once what
+    /// it handed over is settled. Default `"allow"`.
+    same_identity: SameIdentity,
     /// How long a plain call waits for its event to be confirmed. Default 10 s, 1 s to 5 min.
     #[serde(with = "humantime_serde")]
     publish_timeout: Duration,
@@ -97,6 +102,7 @@ impl Default for File {
             heartbeat: Duration::from_secs(30),
             hello_timeout: Duration::from_secs(10),
             takeover_timeout: Duration::from_secs(10),
+            same_identity: SameIdentity::Allow,
             publish_timeout: Duration::from_secs(10),
             max_payload: ByteSize::mib(1),
             snapshot_interval: Duration::from_secs(1),
@@ -144,6 +150,7 @@ impl TryFrom<File> for Config {
             heartbeat: file.heartbeat,
             hello_timeout: file.hello_timeout,
             takeover_timeout: file.takeover_timeout,
+            same_identity: file.same_identity,
             publish_timeout: file.publish_timeout,
             max_payload,
             snapshot_interval: file.snapshot_interval,

@@ -125,6 +125,7 @@ impl Sessions {
             sessions_per_site: config.max_sessions_per_site.get(),
             calls: config.max_calls.get(),
             remembered: config.remembered,
+            same_identity: config.same_identity,
         };
         let registry = Registry::new(caps, stages.metrics.clone());
         let run = registry.clone().run(stages.judge.watch(), stages.leash.clone(), config.snapshot_interval);

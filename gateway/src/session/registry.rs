@@ -37,6 +37,17 @@ pub(super) struct Caps {
     pub(super) sessions_per_site: usize,
     pub(super) calls: usize,
     pub(super) remembered: usize,
+    pub(super) same_identity: SameIdentity,
+}
+
+/// What a second session of one peer does to the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum SameIdentity {
+    /// Nothing, unless they share a stream.
+    Allow,
+    /// The first makes way.
+    NewestWins,
 }
 
 /// Who is here. Cheap to clone.
@@ -61,6 +72,8 @@ struct Table {
     by_peer: HashMap<PeerId, usize>,
     by_site: HashMap<String, usize>,
     streams: HashMap<(PeerId, StreamId), Holder>,
+    /// The sessions of each peer, where a newer one ends the older.
+    sessions: HashMap<PeerId, Vec<Holder>>,
     guests: HashMap<(Guest, PeerId), usize>,
     /// All guests together.
     presences: usize,
@@ -221,8 +234,10 @@ impl Registry {
     ) -> Result<Claim, Vec<Holder>> {
         let mut table = self.lock();
         let key = |stream: &StreamId| (peer.clone(), *stream);
-        let blockers: Vec<_> =
-            streams.iter().filter_map(|stream| table.streams.get(&key(stream)).cloned()).collect();
+        let one_only = bell.is_some() && self.0.caps.same_identity == SameIdentity::NewestWins;
+        let older = table.sessions.get(peer).filter(|_| one_only).into_iter().flatten().cloned();
+        let streams_of = streams.iter().filter_map(|stream| table.streams.get(&key(stream)).cloned());
+        let blockers: Vec<_> = streams_of.chain(older).collect();
         if !blockers.is_empty() {
             return Err(blockers);
         }
@@ -230,6 +245,9 @@ impl Registry {
         let holder = Holder { number: table.last, bell: bell.cloned(), gone: CancellationToken::new() };
         for stream in streams {
             table.streams.insert(key(stream), holder.clone());
+        }
+        if one_only {
+            table.sessions.entry(peer.clone()).or_default().push(holder.clone());
         }
         drop(table);
         Ok(Claim { registry: self.clone(), peer: peer.clone(), streams: streams.to_vec(), holder })
@@ -307,6 +325,12 @@ impl Drop for Claim {
         let mut table = self.registry.lock();
         for stream in &self.streams {
             table.streams.remove(&(self.peer.clone(), *stream));
+        }
+        if let Some(sessions) = table.sessions.get_mut(&self.peer) {
+            sessions.retain(|session| session.number != self.holder.number);
+            if sessions.is_empty() {
+                table.sessions.remove(&self.peer);
+            }
         }
         drop(table);
         self.holder.gone.cancel();

@@ -57,8 +57,8 @@ pub(crate) enum Fault {
     /// The marks cannot be read.
     #[error("the gateway's state is not available")]
     State,
-    /// A newer session has taken over a stream.
-    #[error("a newer session of the same stream has taken over")]
+    /// A newer session has taken over.
+    #[error("a newer session of the same stream or peer has taken over")]
     Superseded,
     /// The bus did not confirm in time.
     #[error("the bus did not confirm in time")]

@@ -207,3 +207,35 @@ async fn a_peer_that_stopped_reading_does_not_delay_a_drain() {
     assert!(taken < Duration::from_secs(15), "{taken:?}");
     drop(peer);
 }
+
+#[tokio::test]
+async fn the_newest_of_two_sessions_wins_if_it_is_so_configured_and_the_older_is_settled() {
+    let stage = Stage::configured("same_identity = \"newest-wins\"", POLICY);
+    let (mut older, _) = stage.join("x", vec![state_of(1, 0, 1)]).await;
+    let (mut other, _) = stage.join("y", vec![state_of(1, 0, 1)]).await;
+    older.batch(batch(1, 1, &["one"])).await;
+    // Another stream: nothing but the name is the same.
+    let (mut newer, _) = stage.join("x", vec![state_of(2, 0, 1)]).await;
+    older.acked(1).await;
+    let (code, message) = older.end().await;
+    assert_eq!(code, Code::Aborted, "{message}");
+    newer.batch(batch(2, 1, &["two"])).await;
+    newer.acked(1).await;
+    // And one without a stream is a session too.
+    let (_newest, _) = stage.join("x", Vec::new()).await;
+    assert_eq!(newer.end().await.0, Code::Aborted);
+    other.batch(batch(1, 1, &["three"])).await;
+    other.acked(1).await;
+    assert_eq!(stage.taken(), ["one", "two", "three"]);
+}
+
+#[tokio::test]
+async fn two_sessions_of_one_peer_may_be_here_by_default() {
+    let stage = Stage::new();
+    let (mut older, _) = stage.join("x", vec![state_of(1, 0, 1)]).await;
+    let (mut newer, _) = stage.join("x", vec![state_of(2, 0, 1)]).await;
+    older.batch(batch(1, 1, &["one"])).await;
+    older.acked(1).await;
+    newer.batch(batch(2, 1, &["two"])).await;
+    newer.acked(1).await;
+}
