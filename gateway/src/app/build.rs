@@ -124,23 +124,16 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
     let mut tasks = Tasks::default();
 
     let judge = Judge::new(Policy::load(&config.policy.file)?, counts.policy);
-    tasks.endless.push(reload::policy(judge.clone(), config.policy.file).boxed());
     let (refusals, refused, keep) = Refusals::open(counts.ingress.tls().clone());
-    tasks.endless.push(keep);
+    tasks.endless.extend([reload::policy(judge.clone(), config.policy.file).boxed(), keep]);
     let (denials, denied) = watch::channel(Arc::default());
     let (tcp, identity) = (config.tcp, config.identity);
     let ingress = Ingress::open(tcp, identity, denied.clone(), refusals.clone(), &counts.ingress)?;
     let admin = Admin::bind(config.admin).await?;
-    let audit = config.state.directory.clone();
-    let (state, flusher) = State::open(config.state, counts.state)?;
-    tasks.back.push(flusher);
-    let audit = Audit::open(&audit)?;
-    let deny = deny::Handle::open(state.clone(), audit.clone(), denials)?;
+    let Kept { state, audit, deny } = keep_state(config.state, counts.state, denials, &mut tasks)?;
     let material = ingress.tls().store().watch();
-    tasks.endless.push(record::changes(audit.clone(), material.clone(), judge.view()).boxed());
     let grounds = Grounds { material, denials: denied, policy: judge.clone() };
-    let (roll, keep) = Roll::new(grounds, counts.session.clone());
-    tasks.endless.push(keep);
+    let roll = leash(grounds, &audit, &counts.session, &mut tasks);
     let patience = config.bus.patience();
     let (local, carriers) = Local::open(given, &config.bus, config.in_process, config.unix_socket)?;
     tasks.back.extend(carriers);
@@ -159,22 +152,16 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
     let (routes, reporter) = grpc::add(sessions.routes())?;
     tasks.front.push(grpc::report(reporter, front.watch(), local.bus().state(), front.leash()).boxed());
     let last_call = CancellationToken::new();
-    let server = Server::new(http2, routes, front.leash(), front.leash().drain_token());
-    let server = server.last_call(last_call.clone());
+    let server =
+        Server::new(http2, routes, front.leash(), front.leash().drain_token()).last_call(last_call.clone());
 
     metrics.vitals(vitals(&front, &local));
     let (material, follow) = ingress.tls().follow();
     tasks.endless.push(follow.boxed());
     let (bus, kept_state) = views(&local, &state, &mut tasks);
-    let snapshots = Snapshots {
-        phase: front.watch(),
-        collectors: sessions.view(),
-        refusals: refused,
-        bus,
-        material,
-        policy: judge.view(),
-        state: kept_state,
-    };
+    let (phase, collectors, policy) = (front.watch(), sessions.view(), judge.view());
+    let snapshots =
+        Snapshots { phase, collectors, refusals: refused, bus, material, policy, state: kept_state };
     Ok(Gateway {
         addresses: addresses(&ingress, &admin, &local),
         front,
@@ -191,6 +178,36 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
         exporter: metrics.exporter(),
         tasks,
     })
+}
+
+/// What outlives a restart.
+struct Kept {
+    state: State,
+    audit: Audit,
+    deny: deny::Handle,
+}
+
+/// Opens what outlives a restart, and puts the deny-list in force on `denials`.
+fn keep_state(
+    config: state::Config,
+    metrics: state::Metrics,
+    denials: watch::Sender<Arc<deny::Denials>>,
+    tasks: &mut Tasks,
+) -> Result<Kept, BindError> {
+    let directory = config.directory.clone();
+    let (state, flusher) = State::open(config, metrics)?;
+    tasks.back.push(flusher);
+    let audit = Audit::open(&directory)?;
+    let deny = deny::Handle::open(state.clone(), audit.clone(), denials)?;
+    Ok(Kept { state, audit, deny })
+}
+
+/// What live connections hang on; what is judged by, and changes, is recorded.
+fn leash(grounds: Grounds, audit: &Audit, metrics: &session::Metrics, tasks: &mut Tasks) -> Roll {
+    let record = record::changes(audit.clone(), grounds.material.clone(), grounds.policy.view());
+    let (roll, keep) = Roll::new(grounds, metrics.clone());
+    tasks.endless.extend([record.boxed(), keep]);
+    roll
 }
 
 /// How sessions are sent away.

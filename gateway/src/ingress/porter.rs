@@ -25,12 +25,9 @@ impl Judge for Porter {
         self.directory.judge(chain)?;
         let peer = self.directory.identify(chain)?;
         let denials = Arc::clone(&self.denials.borrow());
-        match denials.find(peer.id(), chain, SystemTime::now()) {
-            Some(entry) => {
-                tracing::debug!(peer = %peer.id(), target = %entry.target(), reason = entry.reason(), "peer is denied");
-                Err(RefusalReason::Denied)
-            }
-            None => Ok(()),
-        }
+        denials.find(peer.id(), chain, SystemTime::now()).map_or(Ok(()), |entry| {
+            tracing::debug!(peer = %peer.id(), by = %entry.target(), reason = entry.reason(), "peer is denied");
+            Err(RefusalReason::Denied)
+        })
     }
 }

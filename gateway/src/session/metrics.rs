@@ -128,7 +128,6 @@ impl Metrics {
     }
 
     /// A connection is served, until what is returned is dropped.
-    #[must_use]
     pub fn serving(&self) -> Served {
         self.untracked.inc();
         Served(self.untracked.clone())

@@ -86,6 +86,7 @@ impl Cut {
     /// Ends the connection: every open request is answered with the reason's status, then the socket is closed.
     ///
     /// Says whether this was the first to do so.
+    #[must_use = "who is not the first has not cut it"]
     pub fn cut(&self, reason: CutReason) -> bool {
         let first = self.0.reason.set(reason).is_ok();
         self.0.token.cancel();

@@ -71,8 +71,8 @@ impl Keeper {
         self.sweep("material", move |roll| {
             let touched = roll.lock().touched(&next.difference(&before));
             let now = SystemTime::now();
-            for (number, bond, chain) in &touched {
-                roll.judge(*number, bond, chain, next.material(), now);
+            for found in &touched {
+                roll.judge(found, next.material(), now);
             }
             touched.len()
         })
@@ -88,7 +88,9 @@ impl Keeper {
             for entry in next.since(&before).filter(|entry| entry.holds(now)) {
                 let found: Vec<Found> = roll.lock().of(entry.target()).collect();
                 touched += found.len();
-                found.iter().for_each(|(_, bond, _)| roll.cut(bond, CutReason::Denied));
+                for (_, bond, _) in &found {
+                    roll.cut(bond, CutReason::Denied);
+                }
             }
             touched
         })
@@ -115,14 +117,16 @@ impl Keeper {
         let step = read.step_since(&self.read);
         self.read = read;
         let expired = self.roll.lock().expired(read.wall);
-        expired.iter().for_each(|(_, bond, _)| self.roll.cut(bond, CutReason::Expired));
+        for (_, bond, _) in &expired {
+            self.roll.cut(bond, CutReason::Expired);
+        }
         if let Some(step) = step {
             tracing::warn!(?step, "wall clock was set, connections are judged again");
             let generation = Arc::clone(&self.swept);
             self.sweep("clock", move |roll| {
                 let all = roll.lock().all();
-                for (number, bond, chain) in &all {
-                    roll.judge(*number, bond, chain, generation.material(), read.wall);
+                for found in &all {
+                    roll.judge(found, generation.material(), read.wall);
                 }
                 all.len()
             })
@@ -144,7 +148,7 @@ impl Keeper {
 }
 
 /// Waits for the next value; never ends once nobody makes any.
-async fn changed<T>(source: &mut watch::Receiver<T>) {
+async fn changed<T: Send + Sync>(source: &mut watch::Receiver<T>) {
     if source.changed().await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -29,7 +29,7 @@ use futures_util::future::BoxFuture;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::{Notify, watch};
 
-use self::table::Table;
+use self::table::{Found, Table};
 use crate::{
     deny::Denials,
     identity::VerifiedPeer,
@@ -101,7 +101,6 @@ impl Roll {
     }
 
     /// Puts a connection on the roll, and judges it again by what is in force then. It may be cut when this returns.
-    #[must_use]
     pub fn enrol(&self, papers: Papers, remote: SocketAddr) -> Enrolled {
         let Papers { peer, chain, presented } = papers;
         let caller = Caller::new(peer.clone(), remote);
@@ -114,7 +113,9 @@ impl Roll {
         }
         // Not before it can be found: what changes from here on finds it, what changed before is seen here.
         let generation = Arc::clone(&self.0.grounds.material.borrow());
-        self.judge(number, &bond, &chain, generation.material(), SystemTime::now());
+        let found = (number, bond, chain);
+        self.judge(&found, generation.material(), SystemTime::now());
+        let (_, bond, _) = found;
         if !self.0.grounds.policy.knows(&bond.peer) {
             bond.has_role.store(false, Relaxed);
         }
@@ -138,20 +139,13 @@ impl Roll {
     }
 
     /// Judges a connection as if it came now, and cuts it if it would be refused.
-    fn judge(
-        &self,
-        number: u64,
-        bond: &Bond,
-        chain: &Arc<VerifiedChain>,
-        material: &Material,
-        now: SystemTime,
-    ) {
+    fn judge(&self, (number, bond, chain): &Found, material: &Material, now: SystemTime) {
         if self.0.grounds.denials.borrow().find(bond.peer.id(), chain, now).is_some() {
             return self.cut(bond, CutReason::Denied);
         }
         match rejudge(bond, chain, material, now) {
             Ok(Standing::Same) => {}
-            Ok(Standing::Elsewhere(chain)) => self.lock().replace(number, chain),
+            Ok(Standing::Elsewhere(chain)) => self.lock().replace(*number, chain),
             Err(reason) => self.cut(bond, reason),
         }
     }

@@ -34,7 +34,8 @@ struct Ground {
     deny: deny::Handle,
     policy: Judge,
     roll: Roll,
-    keep: Option<BoxFuture<'static, ()>>,
+    /// Behind a lock, so that the ground may be shared.
+    keep: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 impl Ground {
@@ -54,12 +55,12 @@ impl Ground {
         let policy = Judge::new(rules(POLICY), policy::Metrics::default());
         let grounds = Grounds { material: store.watch(), denials, policy: policy.clone() };
         let (roll, keep) = Roll::new(grounds, Metrics::default());
-        Self { folder, one, two, store, deny, policy, roll, keep: Some(keep) }
+        Self { folder, one, two, store, deny, policy, roll, keep: Mutex::new(Some(keep)) }
     }
 
     /// Begins to sweep.
-    fn keep(&mut self) {
-        let keep = self.keep.take().unwrap();
+    fn keep(&self) {
+        let keep = self.keep.lock().unwrap().take().unwrap();
         #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
         drop(tokio::spawn(keep));
     }
@@ -108,7 +109,7 @@ fn stays(enrolled: &Enrolled) -> bool {
 
 #[tokio::test]
 async fn who_is_denied_in_any_of_the_ways_is_cut_and_the_others_stay() {
-    let mut ground = Ground::new();
+    let ground = Ground::new();
     ground.keep();
     let bystander = ground.enrol(ground.collector(&ground.two, "bystander"));
     let papers = ground.collector(&ground.one, "victim");
@@ -147,7 +148,7 @@ async fn what_changed_between_handshake_and_registration_is_seen() {
 
 #[tokio::test]
 async fn what_changed_before_the_keeper_began_is_swept() {
-    let mut ground = Ground::new();
+    let ground = Ground::new();
     let papers = ground.collector(&ground.one, "early");
     let early = ground.enrol(papers);
     ground.deny("identity:site-a/early").await;
@@ -157,7 +158,7 @@ async fn what_changed_before_the_keeper_began_is_swept() {
 
 #[tokio::test]
 async fn an_anchor_that_is_taken_away_cuts_its_peers_and_no_others() {
-    let mut ground = Ground::new();
+    let ground = Ground::new();
     ground.keep();
     let stayer = ground.enrol(ground.collector(&ground.one, "stayer"));
     let leaver = ground.enrol(ground.collector(&ground.two, "leaver"));
@@ -168,7 +169,7 @@ async fn an_anchor_that_is_taken_away_cuts_its_peers_and_no_others() {
 
 #[tokio::test]
 async fn a_policy_that_drops_a_role_cuts_whom_it_concerns_and_not_who_never_had_one() {
-    let mut ground = Ground::new();
+    let ground = Ground::new();
     ground.policy.replace(rules(&POLICY.replace("\"*\"", "[\"x\", \"y\"]")));
     ground.keep();
     let [x, y, never] = ["x", "y", "never"].map(|name| ground.enrol(ground.collector(&ground.one, name)));
@@ -179,7 +180,7 @@ async fn a_policy_that_drops_a_role_cuts_whom_it_concerns_and_not_who_never_had_
 
 #[tokio::test]
 async fn a_certificate_that_expires_cuts_on_time() {
-    let mut ground = Ground::new();
+    let ground = Ground::new();
     ground.keep();
     let lasting = ground.enrol(ground.collector(&ground.one, "lasting"));
     let validity = Validity::lasting(time_of(2));
@@ -206,8 +207,7 @@ async fn a_clock_that_was_set_forward_cuts_what_has_expired_by_it() {
     let later = SystemTime::now() + Duration::from_hours(24 * 31);
     expired = ground.roll.lock().expired(later);
     assert_eq!(expired.len(), 1);
-    let (number, bond, chain) = &expired[0];
-    ground.roll.judge(*number, bond, chain, &ground.store.current(), later);
+    ground.roll.judge(&expired[0], &ground.store.current(), later);
     assert_eq!(cut(&here).await, CutReason::Expired);
 }
 

@@ -72,6 +72,7 @@ impl Head {
 /// An entry as the file has it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the fields of DaemonEye's ledger")]
 struct Entry<'a> {
     sequence: u64,
     timestamp: String,

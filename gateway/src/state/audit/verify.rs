@@ -6,10 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::state::audit::{
-    Head,
-    entry::{self},
-};
+use crate::state::audit::{Head, entry};
 
 /// Follows the chain in `file`. Blocking: it reads the whole file, in constant memory.
 ///
@@ -28,7 +25,7 @@ pub fn verify(file: &Path) -> Result<Verified, Break> {
             break;
         }
         let broken = |flaw| Break::At { line: number, flaw };
-        let whole = line.strip_suffix(b"\n").ok_or(broken(Flaw::Torn))?;
+        let whole = line.strip_suffix(b"\n").ok_or_else(|| broken(Flaw::Torn))?;
         head = follow(head, whole).map_err(broken)?;
     }
     Ok(Verified { head })
