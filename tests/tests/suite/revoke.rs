@@ -220,7 +220,8 @@ async fn what_was_read_before_the_cut_is_dropped_and_counted() {
 /// One of `many` connected collectors is denied, `TRIES` times, under load.
 async fn one_of(many: usize) {
     const TRIES: usize = 20;
-    let world = world(UNHEARD);
+    let room = "[session]\nmax_sessions = 20000\nmax_sessions_per_site = 20000\n";
+    let world = world(&format!("{room}{UNHEARD}"));
     let gateway = Inside::start(&world, many + 100).await;
     let mut crowd = Vec::new();
     for n in 0..many {
@@ -268,4 +269,89 @@ async fn one_of_two_thousand_is_gone_within_a_second_each_time() {
 #[ignore = "takes minutes: just revoke-10000"]
 async fn one_of_ten_thousand_is_gone_within_a_second_each_time() {
     one_of(10_000).await;
+}
+
+/// An authority that revokes.
+struct Revoker {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Revoker {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Revoker");
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+
+    /// A collector's chain and key.
+    fn issue(&self, name: &str, serial: u64) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let uri = format!("spiffe://{TRUST_DOMAIN}/site/site-a/collector/{name}");
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::ExplicitNoCa;
+        params.serial_number = Some(serial.into());
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+        params.use_authority_key_identifier_extension = true;
+        let now = ::time::OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) =
+            (now - ::time::Duration::hours(1), now + ::time::Duration::days(1));
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// Its list of that number.
+    fn list(&self, number: u64, revoked: impl Iterator<Item = u64>) -> String {
+        let now = ::time::OffsetDateTime::now_utc();
+        let entry = |serial: u64| rcgen::RevokedCertParams {
+            serial_number: serial.into(),
+            revocation_time: now - ::time::Duration::minutes(1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: now - ::time::Duration::minutes(1),
+            next_update: now + ::time::Duration::days(1),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.map(entry).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_revoked_by_a_list_is_gone_within_a_second_and_stays_away() {
+    let mut world = world(UNHEARD);
+    let (revoker, list) = (Revoker::new(), world.path("tls/revoker.crl"));
+    let anchors = fs::read_to_string(world.path("tls/anchors.pem")).unwrap();
+    fs::write(world.path("tls/anchors.pem"), [anchors.as_str(), &revoker.pem].concat()).unwrap();
+    fs::write(&list, revoker.list(1, 1000..2000)).unwrap();
+    let config = fs::read_to_string(world.path("gateway.toml")).unwrap();
+    let lists = format!("[tcp.tls_config]\ncrl = [\"{}\"]\n", list.display());
+    fs::write(world.path("gateway.toml"), config.replace("[tcp.tls_config]\n", &lists)).unwrap();
+    world.start().await;
+    let of =
+        |name: &str, serial| Credentials { anchors: anchors.clone(), own: Some(revoker.issue(name, serial)) };
+    let victim = of("procmond-1", 7);
+    let mut load = bystanders(&world, 4).await;
+    let (mut leaver, mut stayer) = (open(&world, &victim).await, open(&world, &of("procmond-2", 8)).await);
+    fs::write(world.path("tls/next"), revoker.list(2, (1000..2000).chain([7]))).unwrap();
+    fs::rename(world.path("tls/next"), &list).unwrap();
+    let renamed = Instant::now();
+    let status = leaver.ended().await;
+    let took = renamed.elapsed();
+    println!("from rename to the end: {took:?}");
+    assert!(is_withdrawn(&status) && took < AT_ONCE, "{status:?} after {took:?}");
+    assert!(!is_let_in(&world, &victim).await);
+    let frame = time::timeout(Duration::from_millis(200), stayer.hear.message()).await;
+    assert!(frame.is_err(), "{frame:?}");
+    load.check();
+    load.finish().await;
 }
