@@ -1,6 +1,6 @@
 //! Whoever loses the right to be here is gone within a second, and nobody else notices.
 
-use std::{fs, time::Duration};
+use std::{fs, ops::Range, path::PathBuf, time::Duration};
 
 use daemoneye_gateway::pki::{Authority, Leaf as Profile, Validity};
 use daemoneye_proto::v1::link_response;
@@ -264,13 +264,6 @@ async fn one_of_two_thousand_is_gone_within_a_second_each_time() {
     one_of(2000).await;
 }
 
-/// Takes minutes, and 20,000 descriptors: `just revoke-10000`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes: just revoke-10000"]
-async fn one_of_ten_thousand_is_gone_within_a_second_each_time() {
-    one_of(10_000).await;
-}
-
 /// An authority that revokes.
 struct Revoker {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
@@ -305,6 +298,18 @@ impl Revoker {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
+    /// Makes `world` trust it, with a list of `revoked`; returns the anchors of before and the place of the list.
+    fn trusted_by(&self, world: &World, revoked: Range<u64>) -> (String, PathBuf) {
+        let list = world.path("tls/revoker.crl");
+        let anchors = fs::read_to_string(world.path("tls/anchors.pem")).unwrap();
+        fs::write(world.path("tls/anchors.pem"), [anchors.as_str(), &self.pem].concat()).unwrap();
+        fs::write(&list, self.list(1, revoked)).unwrap();
+        let config = fs::read_to_string(world.path("gateway.toml")).unwrap();
+        let lists = format!("[tcp.tls_config]\ncrl = [\"{}\"]\n", list.display());
+        fs::write(world.path("gateway.toml"), config.replace("[tcp.tls_config]\n", &lists)).unwrap();
+        (anchors, list)
+    }
+
     /// Its list of that number.
     fn list(&self, number: u64, revoked: impl Iterator<Item = u64>) -> String {
         let now = ::time::OffsetDateTime::now_utc();
@@ -329,13 +334,8 @@ impl Revoker {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_revoked_by_a_list_is_gone_within_a_second_and_stays_away() {
     let mut world = world(UNHEARD);
-    let (revoker, list) = (Revoker::new(), world.path("tls/revoker.crl"));
-    let anchors = fs::read_to_string(world.path("tls/anchors.pem")).unwrap();
-    fs::write(world.path("tls/anchors.pem"), [anchors.as_str(), &revoker.pem].concat()).unwrap();
-    fs::write(&list, revoker.list(1, 1000..2000)).unwrap();
-    let config = fs::read_to_string(world.path("gateway.toml")).unwrap();
-    let lists = format!("[tcp.tls_config]\ncrl = [\"{}\"]\n", list.display());
-    fs::write(world.path("gateway.toml"), config.replace("[tcp.tls_config]\n", &lists)).unwrap();
+    let revoker = Revoker::new();
+    let (anchors, list) = revoker.trusted_by(&world, 1000..2000);
     world.start().await;
     let of =
         |name: &str, serial| Credentials { anchors: anchors.clone(), own: Some(revoker.issue(name, serial)) };
@@ -354,4 +354,70 @@ async fn who_is_revoked_by_a_list_is_gone_within_a_second_and_stays_away() {
     assert!(frame.is_err(), "{frame:?}");
     load.check();
     load.finish().await;
+}
+
+/// One of `many` connected collectors is revoked by a list of `entries`, `TRIES` times, under load. The gateway is a process
+/// of its own, so that each side has descriptors enough.
+async fn one_of_by_list(many: u64, entries: u64) {
+    const TRIES: u64 = 20;
+    let room = "[session]\nmax_sessions = 20000\nmax_sessions_per_site = 20000\n";
+    let mut world = world(&format!("{room}{UNHEARD}"));
+    let config = fs::read_to_string(world.path("gateway.toml")).unwrap();
+    let config = config.replace("max_connections = 2000", "max_connections = 20000");
+    fs::write(world.path("gateway.toml"), config).unwrap();
+    let revoker = Revoker::new();
+    let others = 1_000_000..1_000_000 + entries;
+    let (anchors, list) = revoker.trusted_by(&world, others.clone());
+    world.start().await;
+    let mut crowd = Vec::new();
+    for serial in 1..=many {
+        let own = Some(revoker.issue(&format!("procmond-{serial}"), serial));
+        crowd.push((serial, open(&world, &Credentials { anchors: anchors.clone(), own }).await));
+    }
+    let mut load = bystanders(&world, 8).await;
+    let (mut slowest, mut all, mut gone) = (Duration::ZERO, Duration::ZERO, Vec::new());
+    let (begun, used) = (Instant::now(), cpu(world.gateway().id()));
+    for number in 0..TRIES {
+        let (serial, mut victim) = crowd.swap_remove(crowd.len() / 2);
+        gone.push(serial);
+        let next = revoker.list(number + 2, others.clone().chain(gone.iter().copied()));
+        fs::write(world.path("tls/next"), next).unwrap();
+        fs::rename(world.path("tls/next"), &list).unwrap();
+        let renamed = Instant::now();
+        let status = victim.ended().await;
+        let took = renamed.elapsed();
+        assert!(is_withdrawn(&status) && took < AT_ONCE, "{status:?} after {took:?}");
+        (slowest, all) = (slowest.max(took), all + took);
+    }
+    let used = cpu(world.gateway().id()).saturating_sub(used);
+    println!(
+        "one of {many} by a list of {entries}, {TRIES} tries: slowest {slowest:?}, mean {:?}; CPU of the gateway, load \
+         and reading the lists included: {used:?} in {:?}",
+        all / u32::try_from(TRIES).unwrap(),
+        begun.elapsed(),
+    );
+    let (_, metrics) = world.get("/metrics").unwrap();
+    for line in metrics.lines().filter(|line| line.contains("sweep_duration_seconds_sum")) {
+        println!("{line}");
+    }
+    load.check();
+    load.finish().await;
+    for (serial, session) in &mut crowd {
+        let frame = futures_util::FutureExt::now_or_never(session.hear.message());
+        assert!(frame.is_none_or(|frame| frame.is_ok_and(|frame| frame.is_some())), "{serial} was cut");
+    }
+    let untracked = || world.metric("daemoneye_gateway_session_untracked").abs() < 0.5;
+    eventually("every connection is on the leash", untracked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_two_thousand_is_revoked_within_a_second_each_time() {
+    one_of_by_list(2000, 1000).await;
+}
+
+/// Takes minutes: `just revoke-10000`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: just revoke-10000"]
+async fn one_of_ten_thousand_is_revoked_within_a_second_each_time() {
+    one_of_by_list(10_000, 100_000).await;
 }
