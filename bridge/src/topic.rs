@@ -119,8 +119,21 @@ impl Segment {
         matches!(self, Self::Any) || self == other
     }
 
-    fn overlaps(&self, other: &Self) -> bool {
-        self.covers(other) || other.covers(self)
+    /// What both admit.
+    fn both<'a>(&'a self, other: &'a Self) -> Option<&'a Self> {
+        match (self, other) {
+            (Self::Any, other) => Some(other),
+            (_, Self::Any) => Some(self),
+            _ => (self == other).then_some(self),
+        }
+    }
+
+    /// Bytes of the shortest segment that it admits.
+    fn shortest(&self) -> usize {
+        match self {
+            Self::Any => 1,
+            Self::Literal(literal) => literal.len(),
+        }
     }
 }
 
@@ -168,22 +181,58 @@ impl Pattern {
     /// Whether every topic of `other` is in this set.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        let enough = if self.open {
-            self.segments.len() <= other.segments.len()
-        } else {
-            // A `#` of `other` at full depth stands for nothing more, as no topic is deeper.
-            self.segments.len() == other.segments.len()
-                && (!other.open || other.segments.len() == MAX_SEGMENTS)
-        };
-        enough && self.segments.iter().zip(&other.segments).all(|(mine, theirs)| mine.covers(theirs))
+        other.uncovered(std::iter::once(self)).is_none()
+    }
+
+    /// A part of this set that `rules` do not cover, though they may share the work; none if every topic is in one of them.
+    ///
+    /// Exact, because there is always one more segment than the rules spell out: if they cover a `+` of this set, they do
+    /// so with wildcards, so that for each depth one rule must cover all that is as deep. Only a set so long that its
+    /// bytes leave no choice but single letters, each of which a rule spells out, is taken for uncovered.
+    #[must_use]
+    pub fn uncovered<'a>(&self, rules: impl Iterator<Item = &'a Self> + Clone) -> Option<Self> {
+        let depth = self.depths().find(|depth| !rules.clone().any(|rule| rule.covers_at(self, *depth)))?;
+        let mut segments = self.segments.to_vec();
+        segments.resize(depth, Segment::Any);
+        Some(Self { segments: segments.into(), open: false })
+    }
+
+    /// Depths of topics in this set: not what its form admits and the bounds of a topic do not.
+    fn depths(&self) -> impl Iterator<Item = usize> + use<> {
+        let deepest = if self.open { MAX_SEGMENTS } else { self.segments.len() };
+        let spelt: usize = self.segments.iter().map(Segment::shortest).sum();
+        let least = self.segments.len();
+        // The shortest topic of a depth has single letters for wildcards, and separators.
+        (least.max(1)..=deepest).filter(move |depth| spelt + (depth - least) + (depth - 1) <= MAX_BYTES)
+    }
+
+    /// Whether every topic of `other` with `depth` segments is in this set, as far as one rule can say.
+    fn covers_at(&self, other: &Self, depth: usize) -> bool {
+        let deep_enough = self.segments.len() == depth || (self.open && self.segments.len() < depth);
+        let given = other.segments.iter().chain(std::iter::repeat(&Segment::Any));
+        deep_enough && self.segments.iter().zip(given).all(|(mine, theirs)| mine.covers(theirs))
+    }
+
+    /// The topics that are in both sets; none if there is no such topic.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let (short, long) =
+            if self.segments.len() <= other.segments.len() { (self, other) } else { (other, self) };
+        if short.segments.len() < long.segments.len() && !short.open {
+            return None;
+        }
+        let rest = std::iter::repeat(&Segment::Any);
+        let both = long.segments.iter().zip(short.segments.iter().chain(rest));
+        let segments = both.map(|(a, b)| a.both(b).cloned()).collect::<Option<_>>()?;
+        let common = Self { segments, open: short.open && long.open };
+        // Two halves may each leave room that they do not leave together.
+        common.depths().next().is_some().then_some(common)
     }
 
     /// Whether some topic is in both sets.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        let (mine, theirs) = (self.segments.len(), other.segments.len());
-        let lengths_meet = mine == theirs || (mine < theirs && self.open) || (theirs < mine && other.open);
-        lengths_meet && self.segments.iter().zip(&other.segments).all(|(a, b)| a.overlaps(b))
+        self.intersection(other).is_some()
     }
 
     /// The BUS/RT subscriptions that together hear this set and nothing else.
@@ -333,65 +382,150 @@ mod tests {
         assert_eq!(pattern("a.+.c").bus_forms(), ["a/+/c"]);
     }
 
-    /// Every pattern of up to three places over a two-letter alphabet, with and without `#`.
-    fn small_patterns() -> Vec<Pattern> {
-        let mut stems: Vec<Vec<&str>> = vec![vec![]];
-        let mut all = vec![pattern("#")];
-        for _ in 0..3 {
-            stems = stems
+    /// Every word of `letters`, of up to `longest` letters.
+    fn words(letters: &[&str], longest: usize) -> Vec<Vec<String>> {
+        let mut all = vec![Vec::new()];
+        let mut last = all.clone();
+        for _ in 0..longest {
+            last = last
                 .iter()
-                .flat_map(|stem| ["a", "b", "+"].map(|next| [stem.as_slice(), &[next]].concat()))
+                .flat_map(|stem: &Vec<String>| {
+                    letters.iter().map(move |letter| [stem.as_slice(), &[(*letter).to_owned()]].concat())
+                })
                 .collect();
-            for stem in &stems {
-                all.push(pattern(&stem.join(".")));
-                all.push(pattern(&format!("{}.#", stem.join("."))));
-            }
+            all.extend(last.iter().cloned());
         }
         all
     }
 
-    /// Every topic of up to five places: deep enough to tell any two small patterns apart.
+    /// Every pattern of up to five places over a two-letter alphabet, with and without `#`.
+    fn small_patterns() -> Vec<Pattern> {
+        let stems = words(&["a", "b", "+"], MAX_SEGMENTS);
+        let closed = stems.iter().filter(|stem| !stem.is_empty()).map(|stem| pattern(&stem.join(".")));
+        let open = stems.iter().map(|stem| pattern(&[stem.as_slice(), &["#".to_owned()]].concat().join(".")));
+        closed.chain(open).collect()
+    }
+
+    /// Every topic of up to five places. A third letter stands for all those that no small pattern spells out.
     fn small_topics() -> Vec<Topic> {
-        let mut stems: Vec<String> = vec!["a".into(), "b".into()];
-        let mut all = Vec::new();
-        for _ in 0..MAX_SEGMENTS {
-            all.extend(stems.iter().map(|stem| topic(stem)));
-            // A third letter stands for all those that no small pattern spells out.
-            stems =
-                stems.iter().flat_map(|stem| ["a", "b", "c"].map(|next| format!("{stem}.{next}"))).collect();
+        let words = words(&["a", "b", "c"], MAX_SEGMENTS);
+        words.iter().filter(|word| !word.is_empty()).map(|word| topic(&word.join("."))).collect()
+    }
+
+    /// The small topics that a pattern matches, a bit each.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    struct Set([u64; 6]);
+
+    impl Set {
+        fn of(pattern: &Pattern, topics: &[Topic]) -> Self {
+            let mut bits = [0; 6];
+            for (at, topic) in topics.iter().enumerate() {
+                bits[at / 64] |= u64::from(pattern.matches(topic)) << (at % 64);
+            }
+            Self(bits)
         }
-        all.push(topic("c"));
-        all.push(topic("c.c"));
-        all.push(topic("c.a.b"));
-        all
+
+        fn with(self, other: Self, join: impl Fn(u64, u64) -> u64) -> Self {
+            Self(std::array::from_fn(|at| join(self.0[at], other.0[at])))
+        }
+
+        fn is_empty(self) -> bool {
+            self.0 == [0; 6]
+        }
+    }
+
+    fn sets() -> Vec<(Pattern, Set)> {
+        let topics = small_topics();
+        assert_eq!(topics.len(), 363);
+        small_patterns().into_iter().map(|pattern| (pattern.clone(), Set::of(&pattern, &topics))).collect()
     }
 
     #[test]
-    fn cover_and_overlap_agree_with_brute_force() {
-        let topics = small_topics();
-        let patterns = small_patterns();
-        let sets: Vec<Vec<bool>> = patterns
-            .iter()
-            .map(|pattern| topics.iter().map(|topic| pattern.matches(topic)).collect())
-            .collect();
-        for (left, left_set) in patterns.iter().zip(&sets) {
-            for (right, right_set) in patterns.iter().zip(&sets) {
-                let mut both = left_set.iter().zip(right_set);
-                let overlap = both.clone().any(|(a, b)| *a && *b);
-                let cover = both.all(|(a, b)| *a || !*b);
-                assert_eq!(left.overlaps(right), overlap, "{left} overlaps {right}");
-                // `c` at the front is not enumerated in full, so a cover may only be claimed where it is true.
-                if left.covers(right) {
-                    assert!(cover, "{left} does not cover {right}");
-                }
-                if cover && left.to_string() != "#" && right.to_string() != "#" {
-                    assert!(
-                        left.covers(right) || right.to_string().starts_with('+'),
-                        "{left} covers {right}"
-                    );
+    fn cover_overlap_and_intersection_agree_with_brute_force_for_every_small_pair() {
+        let (sets, topics) = (sets(), small_topics());
+        let mut found = [0_usize; 2];
+        for (left, left_set) in &sets {
+            for (right, right_set) in &sets {
+                let both = left_set.with(*right_set, |a, b| a & b);
+                let cover = right_set.with(*left_set, |right, left| right & !left).is_empty();
+                assert_eq!(left.covers(right), cover, "{left} covers {right}");
+                let common = left.intersection(right);
+                assert_eq!(common.is_none(), both.is_empty(), "{left} overlaps {right}");
+                found[usize::from(cover)] += 1;
+                // One pair in a hundred is looked at topic by topic.
+                if let Some(common) = common.filter(|_| found[0] % 100 == 0) {
+                    assert!(Set::of(&common, &topics) == both, "{left} and {right} are {common}");
                 }
             }
         }
+        assert!(found.iter().all(|count| *count > 10_000), "{found:?}");
+    }
+
+    #[test]
+    fn cover_by_several_agrees_with_brute_force() {
+        let (sets, topics) = (sets(), small_topics());
+        let mut random = fastrand::Rng::with_seed(0x70_71c5);
+        let mut found = [0_usize; 2];
+        let mut shared = 0;
+        for _ in 0..40_000 {
+            let (wanted, wanted_set) = &sets[random.usize(..sets.len())];
+            // Half of the rules are parts of what is wanted, or covers would be rare.
+            let rules: Vec<&(Pattern, Set)> = (0..random.usize(..8))
+                .map(|_| {
+                    let of_it = |rule: &&(Pattern, Set)| wanted.covers(&rule.0);
+                    let part = random.bool().then(|| random.usize(..sets.len()));
+                    part.and_then(|from| sets.iter().skip(from).take(60).find(of_it))
+                        .unwrap_or_else(|| &sets[random.usize(..sets.len())])
+                })
+                .collect();
+            let union = rules.iter().fold(Set([0; 6]), |union, (_, set)| union.with(*set, |a, b| a | b));
+            let missing = wanted_set.with(union, |wanted, rules| wanted & !rules);
+            let uncovered = wanted.uncovered(rules.iter().map(|(rule, _)| rule));
+            assert_eq!(
+                uncovered.is_none(),
+                missing.is_empty(),
+                "{wanted} by {rules:?}",
+                rules = spell(&rules)
+            );
+            if let Some(part) = &uncovered {
+                let part = Set::of(part, &topics);
+                assert!(part.with(*wanted_set, |part, wanted| part & !wanted).is_empty(), "{wanted}");
+                assert!(!part.with(missing, |part, missing| part & missing).is_empty(), "{wanted}");
+            }
+            shared += usize::from(missing.is_empty() && !rules.iter().any(|(rule, _)| rule.covers(wanted)));
+            found[usize::from(missing.is_empty())] += 1;
+        }
+        assert!(found.iter().all(|count| *count > 1_000) && shared > 50, "{found:?}, {shared}");
+    }
+
+    fn spell(rules: &[&(Pattern, Set)]) -> Vec<String> {
+        rules.iter().map(|(rule, _)| rule.to_string()).collect()
+    }
+
+    #[test]
+    fn several_cover_together_what_none_covers_alone() {
+        let rules = ["a", "a.+", "a.+.+.#"].map(pattern);
+        assert!(pattern("a.#").uncovered(rules.iter()).is_none());
+        let gap = pattern("a.#").uncovered(rules.iter().filter(|rule| rule.to_string() != "a.+"));
+        assert_eq!(gap.unwrap().to_string(), "a.+");
+        // However many letters are spelt out, there is another one.
+        let letters = ["a.a", "a.b"].map(pattern);
+        assert!(pattern("a.+").uncovered(letters.iter()).is_some());
+        assert!(pattern("+.#").covers(&pattern("#")), "there is no topic without a segment");
+    }
+
+    #[test]
+    fn the_bound_on_bytes_is_part_of_what_a_set_is() {
+        let long = "a".repeat(MAX_BYTES - 2);
+        let (left, right) = (pattern(&format!("{long}.+")), pattern(&format!("+.{long}")));
+        assert!(!left.overlaps(&right), "no topic is as long");
+        assert!(left.overlaps(&pattern("#")) && left.overlaps(&pattern(&format!("{long}.b"))));
+        // One more segment fits behind it, but not two.
+        let open = pattern(&format!("{}.#", &long[1..]));
+        let stem = &long[1..];
+        assert!(!pattern(stem).covers(&open));
+        let both = [stem.to_owned(), format!("{stem}.+")].map(|text| pattern(&text));
+        assert!(open.uncovered(both.iter()).is_none());
     }
 
     #[test]
