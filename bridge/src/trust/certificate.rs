@@ -18,6 +18,8 @@ pub struct Certificate {
     not_before: SystemTime,
     not_after: SystemTime,
     names: Names,
+    /// Common names of the subject; `None` if one is no text.
+    common_names: Option<Vec<String>>,
     purposes: Purposes,
     is_authority: bool,
     spki_sha256: [u8; 32],
@@ -68,6 +70,11 @@ impl Certificate {
             not_before: moment(parsed.validity().not_before),
             not_after: moment(parsed.validity().not_after),
             names,
+            common_names: parsed
+                .subject()
+                .iter_common_name()
+                .map(|name| name.as_str().map(str::to_owned).ok())
+                .collect(),
             purposes: Purposes {
                 client: usage.as_ref().is_some_and(|usage| usage.value.client_auth),
                 server: usage.as_ref().is_some_and(|usage| usage.value.server_auth),
@@ -123,6 +130,12 @@ impl Certificate {
     #[must_use]
     pub fn uris(&self) -> &[String] {
         &self.names.uris
+    }
+
+    /// Common names of the subject, most often one; `None` if one of them is no text.
+    #[must_use]
+    pub fn common_names(&self) -> Option<&[String]> {
+        self.common_names.as_deref()
     }
 
     /// Every subject alternative name, each with its kind where it is neither DNS name nor URI.

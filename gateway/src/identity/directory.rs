@@ -4,7 +4,7 @@ use daemoneye_bridge::trust::{Certificate, Judge, RefusalReason, VerifiedChain};
 
 use crate::identity::{
     Config, Metrics, PeerId, VerifiedPeer,
-    template::{Reading, SPIFFE, Templates},
+    template::{Reading, Templates, after_scheme},
 };
 
 /// Knows which names are identities.
@@ -31,17 +31,19 @@ impl Directory {
     }
 
     fn name(&self, leaf: &Certificate) -> Result<PeerId, RefusalReason> {
+        let common = self.common_names(leaf)?;
         if leaf.has_malformed_name() {
             return Err(RefusalReason::BadName);
         }
         // An X.509 SVID has one SPIFFE ID (SPIFFE X509-SVID, 2): two are nobody, whichever domain they are of.
-        if leaf.uris().iter().filter(|uri| uri.starts_with(SPIFFE)).count() > 1 {
+        if leaf.uris().iter().filter(|uri| after_scheme(uri).is_some()).count() > 1 {
             return Err(RefusalReason::AmbiguousIdentity);
         }
         let uris = leaf.uris().iter().map(|uri| self.templates.read_uri(uri));
         let names = leaf.dns_names().iter().map(|name| self.templates.read_dns(name));
         let mut found = None;
-        for reading in uris.chain(names) {
+        let common = common.iter().map(|name| self.templates.read_common_name(name));
+        for reading in uris.chain(names).chain(common) {
             match (reading, &found) {
                 (Reading::Bad, _) => return Err(RefusalReason::BadName),
                 (Reading::Foreign, _) => {}
@@ -51,6 +53,14 @@ impl Directory {
             }
         }
         found.ok_or(RefusalReason::NoIdentity)
+    }
+
+    /// Common names that count: none, unless the configuration switches them on.
+    fn common_names<'a>(&self, leaf: &'a Certificate) -> Result<&'a [String], RefusalReason> {
+        if !self.templates.reads_common_names() {
+            return Ok(&[]);
+        }
+        leaf.common_names().ok_or(RefusalReason::BadName)
     }
 }
 
@@ -115,5 +125,70 @@ mod tests {
     fn a_wildcard_spoils_the_whole_certificate() {
         let leaf = Leaf::collector("td.test", "site-a", "procmond");
         assert_eq!(name(&leaf.dns("*.site-a.collectors.example.com")), Err(RefusalReason::BadName));
+    }
+
+    #[test]
+    fn a_name_said_twice_is_one_name_but_an_svid_has_one_uri() {
+        let leaf = Leaf::collector("td.test", "site-a", "procmond");
+        let dns = "Procmond.site-a.collectors.example.com";
+        assert_eq!(name(&leaf.clone().dns(dns)).unwrap(), "site-a/procmond");
+        let uri = "spiffe://td.test/site/site-a/collector/procmond";
+        assert_eq!(name(&leaf.uri(uri)), Err(RefusalReason::AmbiguousIdentity));
+        let disguised = Leaf::client("x").uri(uri).uri("SPIFFE://elsewhere/x");
+        assert_eq!(name(&disguised), Err(RefusalReason::AmbiguousIdentity));
+    }
+
+    #[test]
+    fn addresses_and_foreign_names_are_passed_over() {
+        let leaf = Leaf::collector("td.test", "site-a", "procmond")
+            .ip(std::net::Ipv4Addr::LOCALHOST.into())
+            .uri("https://example.org/procmond")
+            .dns("*.example.org");
+        assert_eq!(name(&leaf).unwrap(), "site-a/procmond");
+        let address_alone = Leaf::client("x").ip(std::net::Ipv6Addr::LOCALHOST.into());
+        assert_eq!(name(&address_alone), Err(RefusalReason::NoIdentity));
+    }
+
+    /// A certificate in which one name of the leaf stands in place of another of the same length, as no builder would write it.
+    fn forged(leaf: &Leaf, from: &[u8], to: &[u8]) -> Certificate {
+        assert_eq!(from.len(), to.len());
+        let mut der = Authority::root("root").unwrap().issue(leaf).unwrap().der().to_vec();
+        let at = der.windows(from.len()).position(|window| window == from).unwrap();
+        der[at..at + to.len()].copy_from_slice(to);
+        Certificate::parse(&der).unwrap()
+    }
+
+    #[test]
+    fn a_forged_name_spoils_the_whole_certificate() {
+        let leaf = Leaf::collector("td.test", "site-a", "procmond").dns("host-1.example.org");
+        let directory = Directory::new(config(), Metrics::default());
+        for hostile in ["host\0a.example.org", "h\u{f6}st1.example.org", "ho\rt-1.example.org"] {
+            let forged = forged(&leaf, b"host-1.example.org", hostile.as_bytes());
+            assert_eq!(directory.name(&forged), Err(RefusalReason::BadName), "{hostile:?}");
+        }
+        let forged = forged(&leaf, b"host-1.example.org", b"host\xff1.example.org");
+        assert_eq!(directory.name(&forged), Err(RefusalReason::BadName));
+    }
+
+    #[test]
+    fn a_common_name_counts_only_where_it_is_switched_on_and_must_agree() {
+        let own = "procmond.site-a.collectors.example.com";
+        assert_eq!(name(&Leaf::client(own)), Err(RefusalReason::NoIdentity));
+        let config: Config = serde_json::from_str(
+            r#"{"trust_domain": "td.test", "common_name": ["{name}.{site}.collectors.example.com"]}"#,
+        )
+        .unwrap();
+        let directory = Directory::new(config, Metrics::default());
+        let name = |leaf: &Leaf| {
+            let issued = Authority::root("root").unwrap().issue(leaf).unwrap();
+            directory.name(&Certificate::parse(issued.der()).unwrap()).map(|id| id.to_string())
+        };
+        assert_eq!(name(&Leaf::client(own)).unwrap(), "site-a/procmond");
+        let uri = |name: &str| format!("spiffe://td.test/site/site-a/collector/{name}");
+        assert_eq!(name(&Leaf::client(own).uri(&uri("procmond"))).unwrap(), "site-a/procmond");
+        assert_eq!(name(&Leaf::client(own).uri(&uri("netmond"))), Err(RefusalReason::AmbiguousIdentity));
+        assert_eq!(name(&Leaf::client("x").uri(&uri("netmond"))).unwrap(), "site-a/netmond");
+        let wildcard = Leaf::client("*.site-a.collectors.example.com").uri(&uri("netmond"));
+        assert_eq!(name(&wildcard), Err(RefusalReason::BadName));
     }
 }

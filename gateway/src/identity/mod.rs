@@ -43,6 +43,9 @@ struct File {
     spiffe: Vec<String>,
     /// Forms of a DNS name that are an identity, such as `{name}.{site}.collectors.example.com`. Default: none.
     dns: Vec<String>,
+    /// Forms of a subject's common name that are an identity, written as those of DNS names; any switches common names on,
+    /// which no authority is bound to check. Default: none.
+    common_name: Vec<String>,
 }
 
 impl Default for File {
@@ -51,6 +54,7 @@ impl Default for File {
             trust_domain: "daemoneye.internal".to_owned(),
             spiffe: vec!["spiffe://{trust_domain}/site/{site}/collector/{name}".to_owned()],
             dns: Vec::new(),
+            common_name: Vec::new(),
         }
     }
 }
@@ -59,7 +63,7 @@ impl TryFrom<File> for Config {
     type Error = TemplateError;
 
     fn try_from(file: File) -> Result<Self, TemplateError> {
-        let templates = Templates::parse(&file.trust_domain, &file.spiffe, &file.dns)?;
+        let templates = Templates::parse(&file.trust_domain, &file.spiffe, &file.dns, &file.common_name)?;
         Ok(Self { templates })
     }
 }
