@@ -16,13 +16,13 @@ use tokio::{
     task, time,
 };
 
-use crate::policy::Judge;
+use crate::policy::{Applied, Force, Judge};
 
 /// How often files are looked at.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
 
-/// Reads the policy anew on SIGHUP and when its file changes; one that cannot be used leaves the old one in force. Never
-/// ends.
+/// Reads the policy anew on SIGHUP and when its file changes; one that cannot be used, or would cut more than a fifth of the
+/// connected, leaves the old one in force. Never ends.
 pub(super) async fn policy(judge: Judge, file: PathBuf) {
     let mut hangup = signal(SignalKind::hangup()).ok();
     let mut seen = look(file.clone()).await;
@@ -37,16 +37,22 @@ pub(super) async fn policy(judge: Judge, file: PathBuf) {
         if asked || now != seen {
             seen = now;
             let (judge, file) = (judge.clone(), file.clone());
-            let read = task::spawn_blocking(move || reload(&judge, &file));
+            let by = if asked { "SIGHUP" } else { "change of the file" };
+            let read = task::spawn_blocking(move || reload(&judge, &file, by));
             // An error means that the runtime is going away, and this task with it.
             read.await.unwrap_or_default();
         }
     }
 }
 
-fn reload(judge: &Judge, file: &Path) {
-    match judge.reload(file) {
-        Ok(()) => tracing::info!(file = %file.display(), "policy reloaded"),
+fn reload(judge: &Judge, file: &Path, by: &str) {
+    match judge.reload(file, by, Force::Ask) {
+        Ok(Applied::Changed { generation, impact }) => {
+            tracing::info!(file = %file.display(), by, generation, cut = impact.cut.len(), "policy reloaded");
+        }
+        Ok(Applied::Unchanged { generation }) => {
+            tracing::debug!(file = %file.display(), by, generation, "policy unchanged");
+        }
         Err(error) => {
             tracing::error!(error = %Chain(&error), "policy not reloaded, the old one stays in force");
         }

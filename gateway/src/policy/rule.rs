@@ -4,47 +4,88 @@
 //! [`Template`] that exists expands to a well-formed pattern for every well-formed identity, so that no rule is lost when a
 //! peer connects.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, sync::Arc};
 
-use daemoneye_bridge::topic::{Pattern, TopicError};
+use daemoneye_bridge::topic::{Pattern, TopicError, is_segment};
 
-use crate::identity::PeerId;
+use crate::{identity::PeerId, policy::subject::Subject};
+
+/// Something of a role, and where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry<T> {
+    pub(crate) value: T,
+    /// As it is written.
+    pub(crate) text: Arc<str>,
+    /// Line of the file, from 1.
+    pub(crate) line: u32,
+    /// The built-in role that it comes with; then the line is that of its `use`.
+    pub(crate) builtin: Option<&'static str>,
+}
 
 /// One role of the policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Role {
     /// Named in decisions, metrics and logs.
     pub(crate) name: String,
-    /// Names of peers that have it; at least one.
-    pub(crate) identities: Vec<Glob>,
-    /// Sites in which they have it; at least one.
-    pub(crate) sites: Vec<Glob>,
+    /// Who has it.
+    pub(crate) matching: Matching,
     /// What they may publish.
-    pub(crate) publish: Vec<Template>,
+    pub(crate) publish: Vec<Entry<Template>>,
     /// What they may hear.
-    pub(crate) subscribe: Vec<Template>,
-    /// What they may not publish, whatever another role says.
-    pub(crate) deny_publish: Vec<Template>,
-    /// What they may not hear, whatever another role says.
-    pub(crate) deny_subscribe: Vec<Template>,
+    pub(crate) subscribe: Vec<Entry<Template>>,
+    /// Which clients of the bus they may call.
+    pub(crate) call: Vec<Entry<ClientTemplate>>,
+    /// What they may not do, whatever another role says.
+    pub(crate) deny: Deny,
     /// Names of their own site on whose behalf they may publish.
-    pub(crate) speaks_for: Vec<Glob>,
+    pub(crate) speaks_for: Vec<Entry<Glob>>,
     /// Topics whose payload must be well-formed JSON.
     pub(crate) json: Vec<Template>,
     /// Bounds that it states.
     pub(crate) bounds: Bounds,
 }
 
+/// What a role denies.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Deny {
+    pub(crate) publish: Vec<Entry<Template>>,
+    pub(crate) subscribe: Vec<Entry<Template>>,
+    pub(crate) call: Vec<Entry<ClientTemplate>>,
+}
+
+/// Who has a role: everything that is stated must fit.
+#[derive(Clone, Debug)]
+pub(crate) struct Matching {
+    /// Names of peers; at least one.
+    pub(crate) identities: Vec<Glob>,
+    /// Sites; at least one.
+    pub(crate) sites: Vec<Glob>,
+    /// Authorities that vouch for them; `None` stands for any.
+    pub(crate) anchors: Option<Vec<Glob>>,
+    /// Hashes of their public keys; `None` stands for any.
+    pub(crate) pins: Option<Vec<[u8; 32]>>,
+}
+
 impl Role {
-    /// Whether `peer` has it.
-    pub(crate) fn is_of(&self, peer: &PeerId) -> bool {
-        self.identities.iter().any(|glob| glob.matches(peer.name()))
-            && self.sites.iter().any(|glob| glob.matches(peer.site()))
+    /// Whether `subject` has it.
+    pub(crate) fn is_of(&self, subject: &Subject) -> bool {
+        let Matching { anchors, pins, .. } = &self.matching;
+        self.names(subject.id())
+            && anchors.as_ref().is_none_or(|globs| {
+                subject.anchor().is_some_and(|anchor| globs.iter().any(|glob| glob.matches(anchor)))
+            })
+            && pins.as_ref().is_none_or(|pins| subject.spki().is_some_and(|spki| pins.contains(spki)))
+    }
+
+    /// Whether `peer` would have it, if its authority and key are the right ones.
+    pub(crate) fn names(&self, peer: &PeerId) -> bool {
+        self.matching.identities.iter().any(|glob| glob.matches(peer.name()))
+            && self.matching.sites.iter().any(|glob| glob.matches(peer.site()))
     }
 
     /// Whether it lets anybody do anything.
     pub(crate) const fn allows_something(&self) -> bool {
-        !self.publish.is_empty() || !self.subscribe.is_empty()
+        !self.publish.is_empty() || !self.subscribe.is_empty() || !self.call.is_empty()
     }
 }
 
@@ -118,16 +159,8 @@ pub(crate) struct Template(Box<str>);
 impl Template {
     /// Reads a template and proves that it expands to a pattern.
     pub(crate) fn parse(text: &str) -> Result<Self, TemplateError> {
-        let template = Self(text.into());
-        // The longest identity there can be: what fits with it fits with all.
-        let longest = "x".repeat(LONGEST_NAME);
-        let expanded = template.spell(&longest, &longest);
-        if let Some((_, rest)) = expanded.split_once('{') {
-            let name = rest.split('}').next().unwrap_or_default();
-            return Err(TemplateError::Placeholder { name: name.into() });
-        }
-        Pattern::parse(&expanded).map_err(|source| TemplateError::Grammar { source })?;
-        Ok(template)
+        Pattern::parse(&longest(text)?).map_err(|source| TemplateError::Grammar { source })?;
+        Ok(Self(text.into()))
     }
 
     /// The pattern for one speaker.
@@ -139,16 +172,45 @@ impl Template {
         if !self.0.contains('{') {
             return Pattern::parse(&self.0);
         }
-        for part in [site, name] {
-            if !daemoneye_bridge::topic::is_segment(part) {
-                return Err(TopicError::EmptySegment);
-            }
+        if !is_segment(site) || !is_segment(name) {
+            return Err(TopicError::EmptySegment);
         }
-        Pattern::parse(&self.spell(site, name))
+        Pattern::parse(&spell(&self.0, site, name))
+    }
+}
+
+/// The template as it is for the longest identity there can be: what fits with it fits with all.
+fn longest(text: &str) -> Result<String, TemplateError> {
+    let longest = "x".repeat(LONGEST_NAME);
+    let expanded = spell(text, &longest, &longest);
+    match expanded.split_once('{') {
+        None => Ok(expanded),
+        Some((_, rest)) => {
+            let name = rest.split('}').next().unwrap_or_default();
+            Err(TemplateError::Placeholder { name: name.into() })
+        }
+    }
+}
+
+fn spell(text: &str, site: &str, name: &str) -> String {
+    text.replace(SITE, site).replace(NAME, name)
+}
+
+/// Names of clients of the bus, in which `{name}` and `{site}` stand for the caller's own and `*` for any run of letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientTemplate(Box<str>);
+
+impl ClientTemplate {
+    /// Reads a template and proves that it expands.
+    pub(crate) fn parse(text: &str) -> Result<Self, TemplateError> {
+        Glob::parse_client(&longest(text)?).map_err(|source| TemplateError::Client { source })?;
+        Ok(Self(text.into()))
     }
 
-    fn spell(&self, site: &str, name: &str) -> String {
-        self.0.replace(SITE, site).replace(NAME, name)
+    /// The names for one caller; `None` for one whose name or site is not a segment.
+    pub(crate) fn expand(&self, site: &str, name: &str) -> Option<Glob> {
+        let sound = !self.0.contains('{') || (is_segment(site) && is_segment(name));
+        sound.then(|| Glob(spell(&self.0, site, name).into()))
     }
 }
 
@@ -159,6 +221,13 @@ pub const LONGEST_NAME: usize = 63;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TemplateError {
+    /// It is no name of a client of the bus.
+    #[error("not a name of a client of the bus")]
+    Client {
+        /// What is wrong with it.
+        #[source]
+        source: GlobError,
+    },
     /// It is no pattern.
     #[error("not a pattern of topics")]
     Grammar {
@@ -186,6 +255,32 @@ impl Glob {
         }
         let foreign = text.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '_' | '-' | '*'));
         foreign.map_or_else(|| Ok(Self(text.into())), |character| Err(GlobError::Character(character)))
+    }
+
+    /// Reads a glob of names of clients of the bus, which have dots and letters of their own.
+    pub(crate) fn parse_client(text: &str) -> Result<Self, GlobError> {
+        Self::parse_free(text)
+    }
+
+    /// Reads a glob of names of authorities, which may have any letters.
+    pub(crate) fn parse_anchor(text: &str) -> Result<Self, GlobError> {
+        Self::parse_free(text)
+    }
+
+    fn parse_free(text: &str) -> Result<Self, GlobError> {
+        if text.is_empty() {
+            return Err(GlobError::Empty);
+        }
+        if text.len() > LONGEST_FREE {
+            return Err(GlobError::TooLong);
+        }
+        let foreign = text.chars().find(|c| c.is_control());
+        foreign.map_or_else(|| Ok(Self(text.into())), |character| Err(GlobError::Foreign(character)))
+    }
+
+    /// As it is written.
+    pub(crate) const fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// The set of all names.
@@ -219,6 +314,9 @@ impl Glob {
     }
 }
 
+/// Most bytes of the name of a client of the bus or of an authority.
+const LONGEST_FREE: usize = 256;
+
 /// What is wrong with a glob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -229,6 +327,12 @@ pub enum GlobError {
     /// Nothing at all.
     #[error("the name is empty")]
     Empty,
+    /// A character that cannot be shown.
+    #[error("character {0:?} cannot stand in a name")]
+    Foreign(char),
+    /// Longer than any name.
+    #[error("longer than {LONGEST_FREE} bytes")]
+    TooLong,
 }
 
 #[cfg(test)]

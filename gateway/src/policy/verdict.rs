@@ -1,56 +1,80 @@
-//! What one peer may do: its roles expanded, and the verdicts on topics that it has already been given.
+//! What one peer may do: the verdicts on topics that it has already been given.
 //!
 //! Computed once for a session and generation of the policy. A [`Speaker`] judges a topic the first time it is named and
-//! remembers the verdict, so that the data path pays a look-up for it. Kept true: a topic is allowed only if some rule
-//! allows it and none denies it.
+//! remembers the verdict, so that the data path pays a look-up for it. Kept true: a permit is made only where
+//! [`crate::policy::grant`] rules that it may be.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
-use daemoneye_bridge::topic::{Pattern, Topic, TopicError, is_segment};
+use daemoneye_bridge::topic::{Pattern, Topic, TopicError};
 
 use crate::{
     identity::PeerId,
     policy::{
         Limits,
+        fleet::Tenure,
+        grant::{Grant, Hearing, Rules, is_name},
         metrics::{Decision, Metrics, Tally, Verb},
-        rule::{LONGEST_NAME, Role, Template},
+        permit::{CallPermit, Collector, Payload, Place, PublishPermit, SubscribePermit},
+        rule::Role,
+        shadow::{Counted, Second},
+        subject::Subject,
     },
 };
 
 /// What a peer may do under one generation of the policy.
 #[derive(Debug)]
 pub struct Rights {
-    peer: PeerId,
-    roles: Vec<Arc<Role>>,
+    grant: Grant,
     limits: Limits,
     generation: u64,
     metrics: Arc<Metrics>,
+    /// Shows that somebody has them, as long as they live.
+    tenure: Option<Arc<Tenure>>,
+    /// What a second policy would grant.
+    second: Option<Second>,
 }
 
 impl Rights {
-    /// Adds up the roles that match `peer`.
+    /// Adds up the roles that match `subject`.
     ///
     /// # Errors
     ///
     /// [`Denial::Stranger`] if there is none.
     pub(crate) fn of(
-        peer: &PeerId,
+        subject: impl Into<Subject>,
         roles: &[Arc<Role>],
         generation: u64,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, Denial> {
-        let roles: Vec<_> = roles.iter().filter(|role| role.is_of(peer)).map(Arc::clone).collect();
-        if roles.is_empty() || !is_name(peer.site()) || !is_name(peer.name()) {
+        let subject = subject.into();
+        if !is_name(subject.id().site()) || !is_name(subject.id().name()) {
             return Err(Denial::Stranger);
         }
-        let limits = Limits::of(roles.iter().map(|role| &role.bounds));
-        Ok(Self { peer: peer.clone(), roles, limits, generation, metrics: Arc::clone(metrics) })
+        let grant = Grant::of(subject, roles).ok_or(Denial::Stranger)?;
+        let limits = grant.limits();
+        Ok(Self { grant, limits, generation, metrics: Arc::clone(metrics), tenure: None, second: None })
+    }
+
+    /// The same, held by somebody, and judged by a second policy too.
+    pub(super) fn held(mut self, tenure: Arc<Tenure>, second: Option<Second>) -> Self {
+        self.tenure = Some(tenure);
+        self.second = second;
+        self
+    }
+
+    pub(super) const fn tenure(&self) -> Option<&Arc<Tenure>> {
+        self.tenure.as_ref()
     }
 
     /// Whose rights they are.
     #[must_use]
     pub const fn peer(&self) -> &PeerId {
-        &self.peer
+        self.grant.peer()
+    }
+
+    pub(super) const fn subject(&self) -> &Subject {
+        self.grant.subject()
     }
 
     /// Which generation of the policy gave them.
@@ -68,7 +92,7 @@ impl Rights {
     /// Names of the roles that the peer has, in the order of the file; the first is its label in metrics.
     #[must_use]
     pub fn roles(&self) -> Vec<String> {
-        self.roles.iter().map(|role| role.name.clone()).collect()
+        self.grant.roles().iter().map(|role| role.name.clone()).collect()
     }
 
     /// The collector on whose behalf the peer publishes; empty: itself.
@@ -77,94 +101,85 @@ impl Rights {
     ///
     /// [`Denial::Collector`], if its roles do not let it speak for that name.
     pub fn speaker(&self, collector: &str) -> Result<Speaker, Denial> {
-        let name = if collector.is_empty() { self.peer.name() } else { collector };
-        let may = name == self.peer.name()
-            || (is_name(name)
-                && self.roles.iter().flat_map(|role| &role.speaks_for).any(|glob| glob.matches(name)));
-        let tally = Tally::new(&self.metrics, &self.label(), Verb::Publish);
+        let name = if collector.is_empty() { self.peer().name() } else { collector };
+        let may = self.grant.speaks_for(name).is_some();
+        if let Some(second) = &self.second {
+            second.speak(self.peer(), name, may);
+        }
+        let tally = self.tally(Verb::Publish);
         if !may {
             tally.count(Decision::Deny, 1);
             return Err(Denial::Collector);
         }
-        let site = self.peer.site();
-        let expand = |templates: fn(&Role) -> &[Template]| expand(&self.roles, templates, site, name);
         Ok(Speaker {
-            collector: Arc::new(Collector { owner: self.peer.clone(), name: name.into() }),
-            allow: expand(|role| &role.publish),
-            deny: expand_deny(&self.roles, |role| &role.deny_publish, site, name),
-            json: expand(|role| &role.json),
+            collector: Collector::new(self.peer().clone(), name),
+            rules: self.grant.publish(name),
+            json: self.grant.json(name),
             known: HashMap::new(),
             tally,
+            second: self.second.as_ref().map(|second| second.speaker(name)),
         })
     }
 
-    /// Lets the peer hear `patterns`, if each is covered by a rule and none meets a denial.
+    /// Lets the peer hear `patterns`, if the rules cover each and no denial meets it.
     ///
     /// # Errors
     ///
-    /// [`Denial::Pattern`] names the first that is not.
+    /// [`Denial::Pattern`] names the first that is not, and why.
     pub fn subscribe(&self, patterns: Vec<Pattern>) -> Result<SubscribePermit, Denial> {
-        let (site, name) = (self.peer.site(), self.peer.name());
-        let allow = expand(&self.roles, |role| &role.subscribe, site, name);
-        let deny = expand_deny(&self.roles, |role| &role.deny_subscribe, site, name);
-        let refused = patterns.iter().find(|wanted| {
-            !allow.iter().any(|rule| rule.covers(wanted)) || deny.iter().any(|rule| rule.overlaps(wanted))
-        });
-        let tally = Tally::new(&self.metrics, &self.label(), Verb::Subscribe);
-        if let Some(pattern) = refused {
+        let rules = self.grant.subscribe();
+        let refused = patterns.iter().find_map(|wanted| Unheard::of(wanted, &rules));
+        if let Some(second) = &self.second {
+            for wanted in &patterns {
+                second.subscribe(self.peer(), wanted, Unheard::of(wanted, &rules).is_none());
+            }
+        }
+        let tally = self.tally(Verb::Subscribe);
+        if let Some(unheard) = refused {
             tally.count(Decision::Deny, 1);
-            return Err(Denial::Pattern(pattern.clone()));
+            return Err(Denial::Pattern(unheard));
         }
         tally.count(Decision::Allow, 1);
-        Ok(SubscribePermit { peer: self.peer.clone(), patterns })
+        if let Some(tenure) = &self.tenure {
+            tenure.hears(&patterns);
+        }
+        Ok(SubscribePermit { peer: self.peer().clone(), patterns })
+    }
+
+    /// Lets a collector for which the peer may speak, itself if empty, call a client of the bus.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial::Collector`], or [`Denial::Client`] if no rule allows it or one denies it.
+    pub fn call(&self, collector: &str, client: &str) -> Result<CallPermit, Denial> {
+        let name = if collector.is_empty() { self.peer().name() } else { collector };
+        let denial = if self.grant.speaks_for(name).is_none() {
+            Some(Denial::Collector)
+        } else if self.grant.call(name).call(client).is_allowed() {
+            None
+        } else {
+            Some(Denial::Client)
+        };
+        if let Some(second) = &self.second {
+            second.call(self.peer(), name, client, denial.is_none());
+        }
+        let tally = self.tally(Verb::Call);
+        if let Some(denial) = denial {
+            tally.count(Decision::Deny, 1);
+            return Err(denial);
+        }
+        tally.count(Decision::Allow, 1);
+        Ok(CallPermit { collector: Collector::new(self.peer().clone(), name), client: client.into() })
+    }
+
+    fn tally(&self, verb: Verb) -> Tally {
+        Tally::new(&self.metrics, &self.label(), verb)
     }
 
     /// The role that stands for all of them in metrics: the first in the file.
     #[must_use]
     pub fn label(&self) -> String {
-        self.roles.first().map(|role| role.name.clone()).unwrap_or_default()
-    }
-}
-
-fn is_name(name: &str) -> bool {
-    name.len() <= LONGEST_NAME && is_segment(name)
-}
-
-fn expand(roles: &[Arc<Role>], of: fn(&Role) -> &[Template], site: &str, name: &str) -> Vec<Pattern> {
-    let templates = roles.iter().flat_map(|role| of(role));
-    templates.filter_map(|template| template.expand(site, name).ok()).collect()
-}
-
-/// Like [`expand`]; but should a denial not expand, everything is denied.
-fn expand_deny(roles: &[Arc<Role>], of: fn(&Role) -> &[Template], site: &str, name: &str) -> Vec<Pattern> {
-    let templates = roles.iter().flat_map(|role| of(role));
-    templates.map(|template| template.expand(site, name).unwrap_or_else(|_| Pattern::all())).collect()
-}
-
-/// A collector, and the peer that may speak for it. Made only by [`Rights::speaker`].
-#[derive(Debug, PartialEq, Eq)]
-pub struct Collector {
-    owner: PeerId,
-    name: Box<str>,
-}
-
-impl Collector {
-    /// The peer whose certificate vouches for what the collector says.
-    #[must_use]
-    pub const fn owner(&self) -> &PeerId {
-        &self.owner
-    }
-
-    /// Its name within the owner's site.
-    #[must_use]
-    pub const fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether the owner speaks for somebody else.
-    #[must_use]
-    pub fn is_asserted(&self) -> bool {
-        *self.name != *self.owner.name()
+        self.grant.roles().first().map(|role| role.name.clone()).unwrap_or_default()
     }
 }
 
@@ -172,17 +187,34 @@ impl Collector {
 #[derive(Debug)]
 pub struct Speaker {
     collector: Arc<Collector>,
-    allow: Vec<Pattern>,
-    deny: Vec<Pattern>,
+    rules: Rules<Pattern>,
     json: Vec<Pattern>,
     /// Verdicts by the topic's text as it came. Bounded, for the texts are the peer's.
-    known: HashMap<Box<str>, Verdict>,
+    known: HashMap<Box<str>, Known>,
     tally: Tally,
+    /// What a second policy says of the same topics.
+    second: Option<Second>,
 }
 
 /// What was found about a topic.
+#[derive(Debug)]
+struct Known {
+    verdict: Verdict,
+    /// Counts each time that a second policy would have decided otherwise.
+    differs: Option<Counted>,
+}
+
+impl Known {
+    fn note(&self) {
+        if let Some(counted) = &self.differs {
+            counted.count();
+        }
+    }
+}
+
+/// Whether a topic may be published on.
 #[derive(Clone, Debug)]
-enum Verdict {
+pub(super) enum Verdict {
     Allow { topic: Topic, payload: Payload },
     Deny(Denial),
 }
@@ -199,7 +231,7 @@ impl Speaker {
 
     /// A permit that allows nothing yet.
     pub fn permit(&self) -> PublishPermit {
-        PublishPermit { collector: Arc::clone(&self.collector), topics: Vec::new() }
+        PublishPermit::of(Arc::clone(&self.collector))
     }
 
     /// Adds `topic` to `permit`, which must be of this speaker, and says where it stands there.
@@ -211,17 +243,19 @@ impl Speaker {
         if !Arc::ptr_eq(&self.collector, &permit.collector) {
             return Err(Denial::Collector);
         }
-        if let Some(verdict) = self.known.get(topic) {
-            return permit.add(verdict);
+        if let Some(known) = self.known.get(topic) {
+            known.note();
+            return permit.add(&known.verdict);
         }
-        let verdict = self.judge(topic);
-        let place = permit.add(&verdict);
+        let known = self.judge(topic);
+        known.note();
+        let place = permit.add(&known.verdict);
         if self.known.len() >= Self::MOST_KNOWN {
             self.known.clear();
         }
         // A text longer than any topic is not worth the memory.
-        if !matches!(verdict, Verdict::Deny(Denial::Malformed(TopicError::TooLong))) {
-            self.known.insert(topic.into(), verdict);
+        if !matches!(known.verdict, Verdict::Deny(Denial::Malformed(TopicError::TooLong))) {
+            self.known.insert(topic.into(), known);
         }
         place
     }
@@ -232,93 +266,20 @@ impl Speaker {
         self.tally.count(Decision::Deny, denied);
     }
 
-    fn judge(&self, text: &str) -> Verdict {
+    fn judge(&self, text: &str) -> Known {
         let topic = match Topic::parse(text) {
             Ok(topic) => topic,
-            Err(error) => return Verdict::Deny(Denial::Malformed(error)),
+            Err(error) => return Known { verdict: Verdict::Deny(Denial::Malformed(error)), differs: None },
         };
-        let matches = |rules: &[Pattern]| rules.iter().any(|rule| rule.matches(&topic));
-        if matches(&self.deny) || !matches(&self.allow) {
-            return Verdict::Deny(Denial::Topic);
+        let may = self.rules.publish(&topic).is_allowed();
+        let second = self.second.as_ref();
+        let differs = second.and_then(|second| second.publish(&self.collector, &topic, may));
+        if !may {
+            return Known { verdict: Verdict::Deny(Denial::Topic), differs };
         }
-        let payload = if matches(&self.json) { Payload::Json } else { Payload::Opaque };
-        Verdict::Allow { topic, payload }
-    }
-}
-
-/// What a payload must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Payload {
-    /// Well-formed JSON.
-    Json,
-    /// Anything.
-    Opaque,
-}
-
-/// Where an allowed topic stands in its permit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Index of the topic.
-    pub index: u32,
-    /// What its payloads must be.
-    pub payload: Payload,
-}
-
-/// Permission for one collector to publish one batch on certain topics. The events of the batch name topics by their place
-/// here, so that it cannot be spent on another one.
-#[derive(Debug)]
-#[must_use = "a permit that is not spent was checked for nothing"]
-pub struct PublishPermit {
-    collector: Arc<Collector>,
-    topics: Vec<Topic>,
-}
-
-impl PublishPermit {
-    fn add(&mut self, verdict: &Verdict) -> Result<Place, Denial> {
-        let (topic, payload) = match verdict {
-            Verdict::Allow { topic, payload } => (topic, *payload),
-            Verdict::Deny(denial) => return Err(denial.clone()),
-        };
-        let known = self.topics.iter().position(|known| known == topic);
-        let index = known.unwrap_or_else(|| {
-            self.topics.push(topic.clone());
-            self.topics.len() - 1
-        });
-        Ok(Place { index: u32::try_from(index).unwrap_or(u32::MAX), payload })
-    }
-
-    /// Who may publish.
-    #[must_use]
-    pub const fn collector(&self) -> &Arc<Collector> {
-        &self.collector
-    }
-
-    /// How many topics it allows.
-    #[must_use]
-    pub const fn topics(&self) -> usize {
-        self.topics.len()
-    }
-
-    /// Spends it: the topics that may be published on.
-    #[must_use]
-    pub fn spend(self) -> Vec<Topic> {
-        self.topics
-    }
-}
-
-/// Permission for a peer to hear certain patterns.
-#[derive(Debug)]
-#[must_use = "a permit that is not spent was checked for nothing"]
-pub struct SubscribePermit {
-    peer: PeerId,
-    patterns: Vec<Pattern>,
-}
-
-impl SubscribePermit {
-    /// Spends it: who may hear what.
-    #[must_use]
-    pub fn spend(self) -> (PeerId, Vec<Pattern>) {
-        (self.peer, self.patterns)
+        let is_json = self.json.iter().any(|rule| rule.matches(&topic));
+        let payload = if is_json { Payload::Json } else { Payload::Opaque };
+        Known { verdict: Verdict::Allow { topic, payload }, differs }
     }
 }
 
@@ -326,19 +287,71 @@ impl SubscribePermit {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Denial {
+    /// The peer may not call that client of the bus.
+    #[error("the policy does not let this peer call that client")]
+    Client,
     /// The peer may not speak for that collector.
     #[error("the policy does not let this peer speak for that collector")]
     Collector,
+    /// The local client may not reach that collector.
+    #[error("the policy does not let this client reach that collector")]
+    Downlink,
     /// The topic is not well-formed.
     #[error("the topic is not well-formed: {0}")]
     Malformed(TopicError),
     /// The peer may not hear this pattern.
-    #[error("the policy does not let this peer hear `{0}`")]
-    Pattern(Pattern),
+    #[error("the policy does not let this peer hear {0}")]
+    Pattern(Unheard),
     /// No role matches the peer.
     #[error("no role of the policy matches this peer")]
     Stranger,
     /// The collector may not publish this topic.
     #[error("the policy does not let this collector publish the topic")]
     Topic,
+}
+
+/// A pattern that may not be heard, and what of it is at fault. Says no more of the policy than that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unheard {
+    wanted: Pattern,
+    part: Pattern,
+    is_denied: bool,
+}
+
+impl Unheard {
+    fn of(wanted: &Pattern, rules: &Rules<Pattern>) -> Option<Self> {
+        let (part, is_denied) = match rules.hear(wanted) {
+            Hearing::Allowed(_) => return None,
+            Hearing::Denied { common, .. } => (common, true),
+            Hearing::Uncovered(part) => (part, false),
+        };
+        Some(Self { wanted: wanted.clone(), part, is_denied })
+    }
+
+    /// The pattern that was asked for.
+    #[must_use]
+    pub const fn wanted(&self) -> &Pattern {
+        &self.wanted
+    }
+
+    /// The part of it that may not be heard.
+    #[must_use]
+    pub const fn part(&self) -> &Pattern {
+        &self.part
+    }
+}
+
+impl fmt::Display for Unheard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wanted, part, is_denied } = self;
+        write!(f, "`{wanted}`")?;
+        match (part.covers(wanted), is_denied) {
+            (true, true) => f.write_str(", which a rule denies"),
+            (false, true) => {
+                write!(f, ", of which a rule denies `{part}`; ask for patterns that leave that out")
+            }
+            (true, false) => f.write_str(", which no rule allows"),
+            (false, false) => write!(f, ", of which no rule allows `{part}`; ask for less"),
+        }
+    }
 }

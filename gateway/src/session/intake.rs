@@ -176,7 +176,9 @@ impl From<&Denial> for Rejection {
         let code = match denial {
             Denial::Collector | Denial::Stranger => v1::RejectCode::CollectorDenied,
             Denial::Malformed(_) => v1::RejectCode::TopicMalformed,
-            Denial::Pattern(_) | Denial::Topic => v1::RejectCode::TopicDenied,
+            Denial::Client | Denial::Downlink | Denial::Pattern(_) | Denial::Topic => {
+                v1::RejectCode::TopicDenied
+            }
         };
         Self { code, reason: denial.to_string() }
     }

@@ -301,6 +301,21 @@ pub struct PolicyView {
     pub roles: Vec<String>,
     /// Why the last reload was refused, and since when.
     pub refused: Option<Trouble>,
+    /// The last changes, newest first.
+    pub history: Vec<PolicyChange>,
+}
+
+/// A policy that was put in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyChange {
+    /// Its number.
+    pub generation: u64,
+    /// When.
+    pub at: Timestamp,
+    /// By whom, or by what.
+    pub by: String,
+    /// How many identities were cut by it.
+    pub cut: usize,
 }
 
 /// What outlives a restart.

@@ -1,5 +1,10 @@
 //! The policy as a whole, against the plainest statement of what it means.
 
+mod change;
+mod downlink;
+mod random;
+mod shipped;
+
 use std::path::Path;
 
 use daemoneye_bridge::topic::{Pattern, Topic};
@@ -7,7 +12,8 @@ use daemoneye_bridge::topic::{Pattern, Topic};
 use super::{
     metrics::Metrics,
     rule::Role,
-    verdict::{Denial, Payload, Rights},
+    permit::Payload,
+    verdict::{Denial, Rights},
 };
 use crate::identity::PeerId;
 
@@ -36,8 +42,8 @@ events_per_second = 10
 "#;
 
 fn roles() -> Vec<std::sync::Arc<Role>> {
-    let roles = super::file::parse(POLICY, Path::new("policy.toml")).unwrap();
-    roles.into_iter().map(std::sync::Arc::new).collect()
+    let contents = super::file::parse(POLICY, Path::new("policy.toml")).unwrap();
+    contents.roles.into_iter().map(std::sync::Arc::new).collect()
 }
 
 fn rights(site: &str, name: &str) -> Result<Rights, Denial> {
@@ -127,7 +133,7 @@ fn nothing_is_allowed_unless_a_rule_allows_it_and_none_denies_it() {
 }
 
 #[test]
-fn a_subscription_is_allowed_if_one_rule_covers_it_and_no_denial_meets_it() {
+fn a_subscription_is_allowed_if_the_rules_cover_it_and_no_denial_meets_it() {
     let rights = rights("site-a", "procmond-1").unwrap();
     let may = |text: &str| rights.subscribe(vec![Pattern::parse(text).unwrap()]).is_ok();
     assert!(may("control.collector.procmond-1"));
@@ -142,7 +148,19 @@ fn a_subscription_is_allowed_if_one_rule_covers_it_and_no_denial_meets_it() {
         assert!(!may(meets_a_denial), "{meets_a_denial}");
     }
     let mixed = ["a.b", "#"].map(|text| Pattern::parse(text).unwrap());
-    assert_eq!(rights.subscribe(mixed.to_vec()).unwrap_err(), Denial::Pattern(Pattern::all()));
+    let Denial::Pattern(unheard) = rights.subscribe(mixed.to_vec()).unwrap_err() else {
+        panic!("no pattern")
+    };
+    assert_eq!(*unheard.wanted(), Pattern::all());
+    let told = |text: &str| rights.subscribe(vec![Pattern::parse(text).unwrap()]).unwrap_err().to_string();
+    assert!(
+        told("a.#").contains("`a.#`, of which a rule denies `a.b.c`; ask for patterns"),
+        "{}",
+        told("a.#")
+    );
+    assert!(told("a.b.c").contains("which a rule denies"), "{}", told("a.b.c"));
+    assert!(told("events.+").contains("which no rule allows"), "{}", told("events.+"));
+    assert!(told("events.network.#").contains("of which no rule allows `events.network`"));
 }
 
 #[test]
@@ -189,13 +207,60 @@ fn a_permit_of_one_collector_is_no_use_to_another() {
 }
 
 #[test]
-fn the_policies_we_ship_are_policies() {
-    let shipped = [
-        ("deploy/policy.toml", include_str!("../../../deploy/policy.toml")),
-        ("files/policy.toml", include_str!("../../../helm/daemoneye-gateway/files/policy.toml")),
-    ];
-    for (file, text) in shipped {
-        let policy = super::Policy::parse(text, Path::new(file)).unwrap_or_else(|error| panic!("{error}"));
-        assert!(policy.roles().iter().any(|role| role == "procmond"), "{file}");
+fn a_call_is_allowed_by_name_and_never_to_the_broker_or_a_collector() {
+    let text = r#"
+        [[role]]
+        name = "r"
+        match = { identity = "*" }
+        call = ["*", "engine.{site}"]
+        deny = { call = ["secret.*"] }
+    "#;
+    let policy = super::Policy::parse(text, Path::new("p.toml")).unwrap();
+    let id = PeerId::new("site-a", "procmond-1").unwrap();
+    let metrics = std::sync::Arc::new(Metrics::default());
+    let rights = Rights::of(&id, policy.rules(), 1, &metrics).unwrap();
+    let (collector, client) = rights.call("", "engine.main").unwrap().spend();
+    assert_eq!((collector.name(), &*client), ("procmond-1", "engine.main"));
+    for client in ["secret.x", ".broker", "collector.site-a.netmond-1", "collector"] {
+        assert_eq!(rights.call("", client).unwrap_err(), Denial::Client, "{client}");
+    }
+    assert_eq!(rights.call("netmond-1", "engine").unwrap_err(), Denial::Collector);
+}
+
+#[test]
+fn a_role_may_ask_for_an_authority_and_a_key() {
+    let pin = "ab".repeat(32);
+    let text = format!(
+        r#"
+        [[role]]
+        name = "r"
+        match = {{ identity = "*", anchor = ["CN=Site A*"], spki = "{}" }}
+        publish = ["a"]
+        "#,
+        pin.to_uppercase()
+    );
+    let policy = super::Policy::parse(&text, Path::new("p.toml")).unwrap();
+    let named = super::Subject::named(PeerId::new("site-a", "x").unwrap());
+    let metrics = std::sync::Arc::new(Metrics::default());
+    let has = |subject: &super::Subject| Rights::of(subject, policy.rules(), 1, &metrics).is_ok();
+    let (key, other) = (super::pin(&pin).unwrap(), [0; 32]);
+    assert!(has(&named.clone().vouched_by("CN=Site A CA").with_key(key)));
+    assert!(!has(&named.clone().vouched_by("CN=Site B CA").with_key(key)));
+    assert!(!has(&named.clone().vouched_by("CN=Site A CA").with_key(other)));
+    assert!(!has(&named.clone().vouched_by("CN=Site A CA")) && !has(&named.with_key(key)));
+    assert!(super::pin("ab").is_none() && super::pin(&"g".repeat(64)).is_none());
+}
+
+#[test]
+fn what_is_reserved_cannot_be_published_whatever_a_policy_says() {
+    let text = "[[role]]\nname = \"r\"\nmatch = { identity = \"*\" }\nspeaks_for = [\"*\"]\npublish = [\"#\", \"control.collector.{name}\"]";
+    let policy = super::Policy::parse(text, Path::new("p.toml")).unwrap();
+    let id = PeerId::new("site-a", "procmond-1").unwrap();
+    let rights = Rights::of(&id, policy.rules(), 1, &std::sync::Arc::new(Metrics::default())).unwrap();
+    for collector in ["", "lifecycle"] {
+        let mut speaker = rights.speaker(collector).unwrap();
+        let mut permit = speaker.permit();
+        assert_eq!(speaker.allow(&mut permit, "control.collector.lifecycle"), Err(Denial::Topic));
+        assert!(speaker.allow(&mut permit, "control.collector.other").is_ok());
     }
 }
