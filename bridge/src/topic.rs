@@ -190,8 +190,10 @@ impl Pattern {
     /// so with wildcards, so that for each depth one rule must cover all that is as deep. Only a set so long that its
     /// bytes leave no choice but single letters, each of which a rule spells out, is taken for uncovered.
     #[must_use]
-    pub fn uncovered<'a>(&self, rules: impl Iterator<Item = &'a Self> + Clone) -> Option<Self> {
-        let depth = self.depths().find(|depth| !rules.clone().any(|rule| rule.covers_at(self, *depth)))?;
+    pub fn uncovered<'a>(&self, rules: impl Iterator<Item = &'a Self>) -> Option<Self> {
+        let rules: Vec<&Self> = rules.collect();
+        let covered = |depth: usize| rules.iter().any(|rule| rule.covers_at(self, depth));
+        let depth = self.depths().find(|depth| !covered(*depth))?;
         let mut segments = self.segments.to_vec();
         segments.resize(depth, Segment::Any);
         Some(Self { segments: segments.into(), open: false })

@@ -179,16 +179,16 @@ mod tests {
         )
         .unwrap();
         let directory = Directory::new(config, Metrics::default());
-        let name = |leaf: &Leaf| {
+        let read = |leaf: &Leaf| {
             let issued = Authority::root("root").unwrap().issue(leaf).unwrap();
             directory.name(&Certificate::parse(issued.der()).unwrap()).map(|id| id.to_string())
         };
-        assert_eq!(name(&Leaf::client(own)).unwrap(), "site-a/procmond");
-        let uri = |name: &str| format!("spiffe://td.test/site/site-a/collector/{name}");
-        assert_eq!(name(&Leaf::client(own).uri(&uri("procmond"))).unwrap(), "site-a/procmond");
-        assert_eq!(name(&Leaf::client(own).uri(&uri("netmond"))), Err(RefusalReason::AmbiguousIdentity));
-        assert_eq!(name(&Leaf::client("x").uri(&uri("netmond"))).unwrap(), "site-a/netmond");
+        assert_eq!(read(&Leaf::client(own)).unwrap(), "site-a/procmond");
+        let uri = |of: &str| format!("spiffe://td.test/site/site-a/collector/{of}");
+        assert_eq!(read(&Leaf::client(own).uri(&uri("procmond"))).unwrap(), "site-a/procmond");
+        assert_eq!(read(&Leaf::client(own).uri(&uri("netmond"))), Err(RefusalReason::AmbiguousIdentity));
+        assert_eq!(read(&Leaf::client("x").uri(&uri("netmond"))).unwrap(), "site-a/netmond");
         let wildcard = Leaf::client("*.site-a.collectors.example.com").uri(&uri("netmond"));
-        assert_eq!(name(&wildcard), Err(RefusalReason::BadName));
+        assert_eq!(read(&wildcard), Err(RefusalReason::BadName));
     }
 }

@@ -131,16 +131,9 @@ fn decoded(path: &str) -> String {
             let octet = u8::from_str_radix(digits, 16).ok().filter(u8::is_ascii)?;
             Some((char::from(octet), rest))
         });
-        match octet {
-            Some((letter, rest)) => {
-                text.push(letter);
-                text.push_str(rest);
-            }
-            None => {
-                text.push('%');
-                text.push_str(part);
-            }
-        }
+        let (letter, rest) = octet.unwrap_or(('%', part));
+        text.push(letter);
+        text.push_str(rest);
     }
     text
 }
@@ -353,16 +346,16 @@ mod tests {
 
     #[test]
     fn a_common_name_is_read_only_where_that_is_switched_on() {
-        let name = "procmond.site-a.collectors.example.com";
+        let own = "procmond.site-a.collectors.example.com";
         assert!(!templates().reads_common_names());
-        assert_eq!(templates().read_common_name(name), Reading::Foreign);
+        assert_eq!(templates().read_common_name(own), Reading::Foreign);
         let form = ["{name}.{site}.collectors.example.com".to_owned()];
         let switched = Templates::parse("td.test", &[], &[], &form).unwrap();
         assert!(switched.reads_common_names());
-        assert_eq!(switched.read_common_name(name), peer("site-a", "procmond"));
+        assert_eq!(switched.read_common_name(own), peer("site-a", "procmond"));
         assert_eq!(switched.read_common_name("site-a/procmond"), Reading::Foreign);
         assert_eq!(switched.read_common_name("*.site-a.collectors.example.com"), Reading::Bad);
-        assert_eq!(switched.read_dns(name), Reading::Foreign);
+        assert_eq!(switched.read_dns(own), Reading::Foreign);
     }
 
     #[test]

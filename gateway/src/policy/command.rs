@@ -70,6 +70,7 @@ impl Desk {
     }
 
     /// Ends the shadow; says what it came to, if there was one.
+    #[must_use]
     pub fn end_shadow(&self, by: &str) -> Option<ShadowView> {
         let view = self.judge.shadow();
         if view.is_some() {

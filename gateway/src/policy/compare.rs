@@ -207,12 +207,12 @@ impl Impact {
     pub(super) fn in_full(old: &Policy, new: &Policy, fleet: &[Arc<Tenure>]) -> Self {
         let subjects: HashSet<&Subject> = fleet.iter().map(|tenure| tenure.subject()).collect();
         let subjects: Vec<Subject> = subjects.into_iter().cloned().collect();
-        let mut changes = between(old, new, &subjects);
-        changes.retain(|change| !change.cut);
-        changes.sort_by(|a, b| a.identity.cmp(&b.identity));
-        let changed = changes.len();
-        changes.truncate(Self::TOLD);
-        Self { changed, changes, ..Self::of(new, fleet) }
+        let mut told = between(old, new, &subjects);
+        told.retain(|change| !change.cut);
+        told.sort_by(|a, b| a.identity.cmp(&b.identity));
+        let changed = told.len();
+        told.truncate(Self::TOLD);
+        Self { changed, changes: told, ..Self::of(new, fleet) }
     }
 
     /// Whether more than a fifth of the connected would be cut.

@@ -189,7 +189,7 @@ pub(super) fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
     let Question { subject, collector, action, object } = question;
     let own = collector.is_empty() || *collector == subject.id().name();
     let grant = Grant::of((*subject).clone(), policy.rules());
-    let roles = grant.iter().flat_map(|grant| grant.roles()).map(|role| role.name.clone());
+    let roles = grant.iter().flat_map(Grant::roles).map(|role| role.name.clone());
     let roles: Vec<String> = roles.collect();
     let finding = grant.map_or_else(
         || Finding::new(Cause::NoRole, stranger(policy, subject)),
@@ -236,7 +236,7 @@ fn find(grant: &Grant, action: Action, name: &str, object: &str, roles: &[String
         format!("none of its roles ({}) has it; add it to `{key}` of one of them", roles.join(", "))
     };
     // Hearing is the peer's own affair, whomever it speaks for.
-    if action != Action::Subscribe && grant.speaks_for(name).is_none() {
+    if action != Action::Subscribe && !grant.speaks_for(name) {
         return Finding::new(Cause::Collector, missing("speaks_for"));
     }
     match action {
@@ -280,9 +280,9 @@ fn ruled<P>(ruling: &Ruling<'_, P>, missing: impl FnOnce() -> String) -> Finding
 
 fn hearing(grant: &Grant, wanted: &Pattern, roles: &[String]) -> Finding {
     match grant.subscribe().hear(wanted) {
-        Hearing::Allowed(rules) => Finding {
+        Hearing::Allowed(by) => Finding {
             cause: Cause::Allowed,
-            rules: rules.iter().map(|rule| RuleView::from(&rule.origin)).collect(),
+            rules: by.iter().map(|rule| RuleView::from(&rule.origin)).collect(),
             hint: String::new(),
         },
         Hearing::Denied { by, common } => {

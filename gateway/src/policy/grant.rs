@@ -164,34 +164,28 @@ impl Grant {
     }
 
     /// Whether the subject may speak for `collector`: by a rule, or because it is itself.
-    pub(super) fn speaks_for(&self, collector: &str) -> Option<Option<Origin>> {
-        if collector == self.peer().name() {
-            return Some(None);
-        }
-        if !is_name(collector) {
-            return None;
-        }
-        let matches = |role: &Arc<Role>| {
-            let entry = role.speaks_for.iter().find(|entry| entry.value.matches(collector))?;
-            Some(Origin::of(role, "speaks_for", entry))
-        };
-        self.roles.iter().find_map(matches).map(Some)
+    pub(super) fn speaks_for(&self, collector: &str) -> bool {
+        let mut known = self.roles.iter().flat_map(|role| &role.speaks_for);
+        collector == self.peer().name()
+            || (is_name(collector) && known.any(|entry| entry.value.matches(collector)))
     }
 
     /// Rules on what `collector` may publish.
     pub(super) fn publish(&self, collector: &str) -> Rules<Pattern> {
+        let deny = |template: &Template, site: &str, name: &str| Some(denying(template, site, name));
         Rules {
             allow: self.rules(collector, "publish", |role| &role.publish, allowing),
-            deny: self.rules(collector, "deny.publish", |role| &role.deny.publish, denying),
+            deny: self.rules(collector, "deny.publish", |role| &role.deny.publish, deny),
         }
     }
 
     /// Rules on what the subject may hear.
     pub(super) fn subscribe(&self) -> Rules<Pattern> {
         let name = self.peer().name();
+        let deny = |template: &Template, site: &str, name: &str| Some(denying(template, site, name));
         Rules {
             allow: self.rules(name, "subscribe", |role| &role.subscribe, allowing),
-            deny: self.rules(name, "deny.subscribe", |role| &role.deny.subscribe, denying),
+            deny: self.rules(name, "deny.subscribe", |role| &role.deny.subscribe, deny),
         }
     }
 
@@ -237,8 +231,8 @@ fn allowing(template: &Template, site: &str, name: &str) -> Option<Pattern> {
 }
 
 /// Like [`allowing`]; but should a denial not expand, everything is denied.
-fn denying(template: &Template, site: &str, name: &str) -> Option<Pattern> {
-    Some(template.expand(site, name).unwrap_or_else(|_| Pattern::all()))
+fn denying(template: &Template, site: &str, name: &str) -> Pattern {
+    template.expand(site, name).unwrap_or_else(|_| Pattern::all())
 }
 
 /// Whether `name` may be a collector's.

@@ -132,12 +132,17 @@ pub(super) struct Second {
 impl Second {
     /// The peer was let in, or not.
     pub(super) fn connect(&self, peer: &PeerId, may: bool) {
-        self.compare(peer, Verb::Connect, "", self.grant.is_some(), may);
+        let would = self.grant.is_some();
+        if would != may {
+            self.note(peer, Verb::Connect, "", would);
+        }
     }
 
     pub(super) fn speak(&self, peer: &PeerId, collector: &str, may: bool) {
-        let would = self.grant.as_ref().is_some_and(|grant| grant.speaks_for(collector).is_some());
-        self.compare(peer, Verb::Speak, collector, would, may);
+        let would = self.grant.as_ref().is_some_and(|grant| grant.speaks_for(collector));
+        if would != may {
+            self.note(peer, Verb::Speak, collector, would);
+        }
     }
 
     pub(super) fn subscribe(&self, peer: &PeerId, wanted: &Pattern, may: bool) {
@@ -145,21 +150,25 @@ impl Second {
             let rules = grant.subscribe();
             matches!(rules.hear(wanted), Hearing::Allowed(_))
         });
-        self.compare(peer, Verb::Subscribe, &wanted.to_string(), would, may);
+        if would != may {
+            self.note(peer, Verb::Subscribe, &wanted.to_string(), would);
+        }
     }
 
     pub(super) fn call(&self, peer: &PeerId, collector: &str, client: &str, may: bool) {
         let would = self.grant.as_ref().is_some_and(|grant| {
-            grant.speaks_for(collector).is_some() && grant.call(collector).call(client).is_allowed()
+            grant.speaks_for(collector) && grant.call(collector).call(client).is_allowed()
         });
         // The name is the peer's own text.
         let shown: String = client.chars().take(256).collect();
-        self.compare(peer, Verb::Call, &shown, would, may);
+        if would != may {
+            self.note(peer, Verb::Call, &shown, would);
+        }
     }
 
     /// The same for one collector.
     pub(super) fn speaker(&self, collector: &str) -> Self {
-        let grant = self.grant.as_ref().filter(|grant| grant.speaks_for(collector).is_some());
+        let grant = self.grant.as_ref().filter(|grant| grant.speaks_for(collector));
         let rules = grant.map(|grant| Arc::new(grant.publish(collector)));
         Self { rules, ..self.clone() }
     }
@@ -174,10 +183,8 @@ impl Second {
         })
     }
 
-    fn compare(&self, peer: &PeerId, verb: Verb, object: &str, would: bool, may: bool) {
-        if would != may {
-            self.shadow.difference(peer, verb, object, Decision::of(would)).count();
-        }
+    fn note(&self, peer: &PeerId, verb: Verb, object: &str, would: bool) {
+        self.shadow.difference(peer, verb, object, Decision::of(would)).count();
     }
 }
 

@@ -102,7 +102,7 @@ impl Rights {
     /// [`Denial::Collector`], if its roles do not let it speak for that name.
     pub fn speaker(&self, collector: &str) -> Result<Speaker, Denial> {
         let name = if collector.is_empty() { self.peer().name() } else { collector };
-        let may = self.grant.speaks_for(name).is_some();
+        let may = self.grant.speaks_for(name);
         if let Some(second) = &self.second {
             second.speak(self.peer(), name, may);
         }
@@ -153,7 +153,7 @@ impl Rights {
     /// [`Denial::Collector`], or [`Denial::Client`] if no rule allows it or one denies it.
     pub fn call(&self, collector: &str, client: &str) -> Result<CallPermit, Denial> {
         let name = if collector.is_empty() { self.peer().name() } else { collector };
-        let denial = if self.grant.speaks_for(name).is_none() {
+        let denial = if !self.grant.speaks_for(name) {
             Some(Denial::Collector)
         } else if self.grant.call(name).call(client).is_allowed() {
             None

@@ -139,9 +139,9 @@ fn role<'t>(value: Spanned<DeValue<'t>>, index: usize, lines: &'t Lines) -> Resu
 /// The built-in roles that a role takes over, each with the line that says so.
 fn used(role: &mut Keys<'_>) -> Result<Vec<(&'static Builtin, u32)>, Fault> {
     let texts = role.texts("use")?.unwrap_or_default();
-    let named = |(text, line): keys::Text| match Builtin::named(&text) {
-        Some(builtin) => Ok((builtin, line)),
-        None => Err(role.fault_at(line, "use", Complaint::Builtin(text))),
+    let named = |(text, line): keys::Text| {
+        let builtin = Builtin::named(&text).map(|builtin| (builtin, line));
+        builtin.ok_or_else(|| role.fault_at(line, "use", Complaint::Builtin(text)))
     };
     texts.into_iter().map(named).collect()
 }
@@ -196,9 +196,8 @@ fn matching(role: &mut Keys<'_>, used: &[(&'static Builtin, u32)]) -> Result<Mat
 
 fn pins(keys: &mut Keys<'_>) -> Result<Option<Vec<[u8; 32]>>, Fault> {
     let Some(texts) = keys.texts("spki")? else { return Ok(None) };
-    let pin = |(text, line): keys::Text| match pin(&text) {
-        Some(pin) => Ok(pin),
-        None => Err(keys.fault_at(line, "spki", Complaint::Pin(text))),
+    let pin = |(text, line): keys::Text| {
+        pin(&text).ok_or_else(|| keys.fault_at(line, "spki", Complaint::Pin(text)))
     };
     texts.into_iter().map(pin).collect::<Result<_, _>>().map(Some)
 }
@@ -216,10 +215,10 @@ pub fn pin(text: &str) -> Option<[u8; 32]> {
 
 fn published(role: &mut Keys<'_>) -> Result<Vec<Entry<Template>>, Fault> {
     let published = role.entries("publish", Template::parse)?;
-    match published.iter().find(|entry| *entry.text == *RESERVED) {
-        None => Ok(published),
-        Some(entry) => Err(role.fault_at(entry.line, "publish", Complaint::Reserved)),
+    if let Some(entry) = published.iter().find(|entry| *entry.text == *RESERVED) {
+        return Err(role.fault_at(entry.line, "publish", Complaint::Reserved));
     }
+    Ok(published)
 }
 
 fn deny(role: &mut Keys<'_>) -> Result<Deny, Fault> {

@@ -11,8 +11,8 @@ use daemoneye_bridge::topic::{Pattern, Topic};
 
 use super::{
     metrics::Metrics,
-    rule::Role,
     permit::Payload,
+    rule::Role,
     verdict::{Denial, Rights},
 };
 use crate::identity::PeerId;
