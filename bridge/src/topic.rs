@@ -472,12 +472,19 @@ mod tests {
         for _ in 0..40_000 {
             let (wanted, wanted_set) = &sets[random.usize(..sets.len())];
             // Half of the rules are parts of what is wanted, or covers would be rare.
+            let part = |random: &mut fastrand::Rng| {
+                let deeper = if wanted.open { random.usize(..3) } else { 0 };
+                let mut segments = wanted.segments.to_vec();
+                segments.resize((segments.len() + deeper).min(MAX_SEGMENTS), Segment::Any);
+                let open = wanted.open && random.u8(..3) == 0;
+                let part = Pattern { segments: segments.into(), open };
+                sets.iter().find(|(pattern, _)| *pattern == part)
+            };
             let rules: Vec<&(Pattern, Set)> = (0..random.usize(..8))
                 .map(|_| {
-                    let of_it = |rule: &&(Pattern, Set)| wanted.covers(&rule.0);
-                    let part = random.bool().then(|| random.usize(..sets.len()));
-                    part.and_then(|from| sets.iter().skip(from).take(60).find(of_it))
-                        .unwrap_or_else(|| &sets[random.usize(..sets.len())])
+                    let other = &sets[random.usize(..sets.len())];
+                    let part = if random.bool() { part(&mut random) } else { None };
+                    part.unwrap_or(other)
                 })
                 .collect();
             let union = rules.iter().fold(Set([0; 6]), |union, (_, set)| union.with(*set, |a, b| a | b));
