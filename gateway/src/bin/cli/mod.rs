@@ -1,0 +1,56 @@
+//! The subcommands, one file each, and what they share: the way to a gateway and the way to the terminal.
+//!
+//! Kept true: nothing that came from a gateway reaches the terminal but through [`output`], because names and reasons may be
+//! a stranger's.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod client;
+pub(crate) mod output;
+
+mod collectors;
+mod health;
+mod refusals;
+
+use client::Gateway;
+use output::Format;
+
+/// Asks a `DaemonEye` federation gateway how it is.
+#[derive(Debug, Parser)]
+#[command(name = "daemoneye-cli", version)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    gateway: Gateway,
+    #[command(flatten)]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows each component's health; the exit code is that of the worst.
+    Health,
+    /// Shows who is connected, and who was.
+    Collectors,
+    /// Shows who was refused, and why.
+    Refusals,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    ///
+    /// What was tried and did not work, for people.
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let Self { gateway, format, command } = self;
+        match command {
+            Command::Health => health::run(&gateway, format),
+            Command::Collectors => collectors::run(&gateway, format),
+            Command::Refusals => refusals::run(&gateway, format),
+        }
+    }
+}
