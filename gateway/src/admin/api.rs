@@ -15,8 +15,8 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    admin::{health, problem::Problem},
-    snapshot::{Health, Part, Snapshots},
+    admin::{certificates::Certificates, health, problem::Problem},
+    snapshot::{Health, Part, Snapshots, Timestamp},
     telemetry::metrics::{self, Exporter},
 };
 
@@ -41,7 +41,7 @@ pub(super) fn routes() -> Router<Sources> {
         .route("/api/v1/collectors", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.collectors, &h)))
         .route("/api/v1/refusals", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.refusals, &h)))
         .route("/api/v1/bus", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.bus, &h)))
-        .route("/api/v1/certificates", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.material, &h)))
+        .route("/api/v1/certificates", get(show_certificates))
         .route("/api/v1/policy", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.policy, &h)))
 }
 
@@ -54,6 +54,12 @@ async fn show_health(State(snapshots): State<Snapshots>, headers: HeaderMap) -> 
     let health = health::health(&snapshots);
     // The moment of the check is in every answer and makes none of them news.
     json(&health, Some(stable(&health)), &headers)
+}
+
+async fn show_certificates(State(snapshots): State<Snapshots>, headers: HeaderMap) -> Response {
+    let (material, collectors) =
+        (Arc::clone(&snapshots.material.borrow()), snapshots.collectors.borrow().clone());
+    json(&Certificates::of(&material, &collectors, Timestamp::now()), None, &headers)
 }
 
 /// One part, as it stands.

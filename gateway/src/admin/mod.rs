@@ -12,6 +12,8 @@ use serde::Deserialize;
 
 mod api;
 
+mod certificates;
+
 mod guard;
 
 mod health;

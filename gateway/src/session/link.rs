@@ -12,6 +12,7 @@ use tonic::Status;
 use tracing::Instrument;
 
 use crate::{
+    identity::VerifiedPeer,
     policy::Rights,
     session::{
         Hall,
@@ -28,11 +29,14 @@ use crate::{
         status::Fault,
         stream::{Stream as EventStream, Streams},
     },
+    snapshot::Certificate,
 };
 
 /// Who has opened a `Link`.
 pub(super) struct Visitor {
     pub(super) rights: Rights,
+    /// Who it is, with what it proved it.
+    pub(super) peer: VerifiedPeer,
     pub(super) remote: SocketAddr,
     /// Counts among those who have not been admitted.
     pub(super) presence: Presence,
@@ -87,7 +91,7 @@ async fn admit<S>(
 where
     S: Stream<Item = Result<v1::LinkRequest, Status>> + Send + Unpin,
 {
-    let Visitor { rights, remote, presence, cut, .. } = visitor;
+    let Visitor { rights, peer: verified, remote, presence, cut, .. } = visitor;
     let first = within(hall.config.hello_timeout, inbound.next()).await?;
     let hello = match first {
         Some(Ok(first)) => Hello::read(first)?,
@@ -106,6 +110,8 @@ where
         peer: rights.peer().clone(),
         address: remote.to_string(),
         software: hello.software.clone(),
+        certificate: Arc::new(Certificate::of("client", verified.certificate())),
+        expires: verified.not_after().into(),
         roles: rights.roles(),
         label: rights.label(),
         heartbeat: hall.config.heartbeat,

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::{
     identity::PeerId,
     session::hello::Listed,
-    snapshot::{Collector, Gone, Stream, Timestamp, Word},
+    snapshot::{Certificate, Collector, Gone, Stream, Timestamp, Word},
 };
 
 /// A live session, for whoever shows it. Its numbers are written by the session alone.
@@ -24,12 +24,15 @@ pub(super) struct Live {
     pub(super) session: String,
     pub(super) address: String,
     pub(super) software: String,
+    certificate: Arc<Certificate>,
+    /// When the first certificate of the path expires.
+    expires: Timestamp,
     since: SystemTime,
     epoch: Instant,
     heartbeat: Duration,
     /// Changes with the policy and with each new collector: seldom.
     varying: Mutex<Varying>,
-    pub(super) streams: Vec<std::sync::Arc<StreamCounts>>,
+    pub(super) streams: Vec<Arc<StreamCounts>>,
     /// Milliseconds since `epoch`.
     heard: AtomicU64,
     /// Microseconds; `u64::MAX` before the first.
@@ -98,6 +101,8 @@ pub(super) struct Arrival {
     pub(super) peer: PeerId,
     pub(super) address: String,
     pub(super) software: String,
+    pub(super) certificate: Arc<Certificate>,
+    pub(super) expires: Timestamp,
     pub(super) roles: Vec<String>,
     /// The role that stands for all of them in metrics.
     pub(super) label: String,
@@ -117,8 +122,10 @@ impl Live {
             peer: arrival.peer,
             address: arrival.address,
             software: arrival.software,
+            certificate: arrival.certificate,
+            expires: arrival.expires,
             heartbeat: arrival.heartbeat,
-            streams: streams.iter().map(StreamCounts::new).map(std::sync::Arc::new).collect(),
+            streams: streams.iter().map(StreamCounts::new).map(Arc::new).collect(),
             heard: AtomicU64::new(0),
             round_trip: AtomicU64::new(u64::MAX),
             events: AtomicU64::new(0),
@@ -198,7 +205,8 @@ impl Live {
             bytes: self.bytes.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),
             credit: self.credit.load(Relaxed),
-            certificate: None,
+            certificate: Arc::clone(&self.certificate),
+            expires: self.expires,
         }
     }
 

@@ -46,7 +46,9 @@ impl Service {
         let rights = hall.judge.rights(caller.peer())?;
         let presence = hall.registry.admit(Guest::Greeting, caller.peer().id())?;
         let (wire, answers) = mpsc::channel(Outbox::ROOM);
-        let visitor = Visitor { rights, remote: caller.remote(), presence, cut: caller.cut().clone() };
+        let peer = caller.peer().clone();
+        let (remote, cut) = (caller.remote(), caller.cut().clone());
+        let visitor = Visitor { rights, peer, remote, presence, cut };
         hall.leash.spawn(link::run(Arc::clone(hall), visitor, inbound, wire));
         Ok(ReceiverStream::new(answers))
     }

@@ -207,9 +207,11 @@ pub struct Collector {
     pub in_flight: u64,
     /// Events that may be in flight.
     pub credit: u64,
-    /// The certificate it presented.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<Certificate>,
+    /// The certificate it presented; shown with all certificates, so that this list stays cheap to poll.
+    #[serde(skip)]
+    pub certificate: Arc<Certificate>,
+    /// When the first certificate of its path expires.
+    pub expires: Timestamp,
 }
 
 /// One stream of a session.

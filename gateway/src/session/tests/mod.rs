@@ -128,6 +128,7 @@ impl Stage {
             rights,
             remote: "127.0.0.1:4444".parse().unwrap(),
             presence: hall.registry.admit(Guest::Greeting, peer.id()).unwrap(),
+            peer,
             cut: cut.clone(),
         };
         let leash = hall.leash.clone();
