@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod client;
 pub(crate) mod output;
 
+mod certs;
 mod collectors;
 mod health;
 mod refusals;
@@ -35,7 +36,9 @@ enum Command {
     Health,
     /// Shows who is connected, and who was.
     Collectors,
-    /// Shows who was refused, and why.
+    /// Shows every certificate that the gateway knows of, and what expires when.
+    Certs(certs::Certs),
+    /// Shows who was refused, why, and what to do about it.
     Refusals,
 }
 
@@ -49,6 +52,7 @@ impl Cli {
         let Self { gateway, format, command } = self;
         match command {
             Command::Health => health::run(&gateway, format),
+            Command::Certs(certs) => certs.run(&gateway, format),
             Command::Collectors => collectors::run(&gateway, format),
             Command::Refusals => refusals::run(&gateway, format),
         }
