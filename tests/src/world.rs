@@ -100,6 +100,7 @@ directory = "{}"
 
 [admin]
 bind_address = "{}"
+socket_path = "{}"
 "#,
             self.address,
             at("tls/gateway.crt"),
@@ -109,6 +110,7 @@ bind_address = "{}"
             at("bus/gateway.sock"),
             at("state"),
             self.admin,
+            at("run/admin.sock"),
         )
         .expect("a string can be written");
         fs::write(self.path("gateway.toml"), text).expect("files can be written");

@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::admin::problem::Problem;
+use crate::admin::{caller::Caller, problem::Problem};
 
 /// Names that a request may be sent to, besides loopback addresses and `localhost`.
 pub(super) type Hosts = Arc<BTreeSet<String>>;
@@ -24,6 +24,28 @@ pub(super) async fn check_host(State(hosts): State<Hosts>, request: Request, nex
     }
     let detail = "this listener answers to localhost, loopback addresses and admin.allowed_hosts only";
     Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response()
+}
+
+/// Lets what changes something pass only from who may change it, and from no page of another origin.
+///
+/// Reading is open to this host. Changes are not: containers of one pod share the loopback, and a browser on it can be led
+/// there. The UNIX socket cannot be reached by either, and the kernel says who is at its other end.
+pub(super) async fn check_change(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    if !is_of_our_origin(&hosts, request.headers()) {
+        let detail = "a page of another origin may change nothing here";
+        return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
+    }
+    match request.extensions().get::<Caller>() {
+        Some(Caller::Local { .. }) => next.run(request).await,
+        Some(Caller::Remote) | None => {
+            let detail =
+                "changes are taken over the UNIX socket of admin.socket_path alone; use daemoneye-cli there";
+            Problem::new(StatusCode::FORBIDDEN, detail).into_response()
+        }
+    }
 }
 
 /// Adds the headers that forbid a browser to embed, guess or keep what is served here.
@@ -55,6 +77,14 @@ fn is_sent_to_us(hosts: &BTreeSet<String>, uri: &Uri, headers: &HeaderMap) -> bo
     let Some(host) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
     // A request target with an authority of its own outranks the header; both must be ours.
     is_ours(hosts, &host) && uri.authority().is_none_or(|authority| is_ours(hosts, authority))
+}
+
+/// Whether the page that sends a request, if a page does, is ours. Browsers say so with every change.
+fn is_of_our_origin(hosts: &BTreeSet<String>, headers: &HeaderMap) -> bool {
+    headers.get_all(header::ORIGIN).iter().all(|origin| {
+        let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+        origin.as_ref().and_then(Uri::authority).is_some_and(|authority| is_ours(hosts, authority))
+    })
 }
 
 fn is_ours(hosts: &BTreeSet<String>, authority: &Authority) -> bool {
@@ -89,6 +119,26 @@ mod tests {
             ["localhost", "localhost:9090", "127.0.0.1:9090", "[::1]:9090", "LOCALHOST", "gateway.example:80"]
         {
             assert!(passes("/", &[host]), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_origin_is_known_by_what_its_browser_says() {
+        let from = |origins: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for origin in origins {
+                headers.append(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
+            }
+            is_of_our_origin(&BTreeSet::from(["gateway.example".to_owned()]), &headers)
+        };
+        for ours in [&[][..], &["http://127.0.0.1:9090"], &["http://gateway.example"], &["http://[::1]:9090"]]
+        {
+            assert!(from(ours), "{ours:?}");
+        }
+        for other in
+            [&["null"][..], &["http://evil.example"], &["http://localhost", "http://evil.example"], &[""]]
+        {
+            assert!(!from(other), "{other:?}");
         }
     }
 

@@ -3,14 +3,18 @@
 //! Turns [`snapshot`](crate::snapshot)s into HTTP answers on a listener of its own, never on the federation port. It holds
 //! receiving ends only: no request reaches a lock, a queue or a task of the data path.
 //!
-//! Kept true: a stranger gets nothing (loopback only, `Host` is checked against DNS rebinding); nobody can hold it up
-//! (connections, requests, bodies and times are bounded); liveness depends on nobody else.
+//! Kept true: a stranger gets nothing (loopback only, `Host` is checked against DNS rebinding, and `Origin` too); changes
+//! come over the UNIX socket alone, whose other end the kernel names; nobody can hold it up (connections, requests, bodies
+//! and times are bounded); liveness depends on nobody else.
 
-use std::{collections::BTreeSet, net::SocketAddr, num::NonZeroUsize, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
+use daemoneye_bridge::bus::door::PATH_BYTES;
 use serde::Deserialize;
 
 mod api;
+
+mod caller;
 
 mod certificates;
 
@@ -23,6 +27,8 @@ mod probes;
 mod problem;
 
 mod server;
+
+mod socket;
 
 mod ui;
 
@@ -45,6 +51,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Where `/livez`, `/readyz` and `/startupz` are served as well, and nothing else; nowhere if `None`.
     pub probe_address: Option<SocketAddr>,
+    /// The UNIX socket over which changes come; none if `None`.
+    pub socket_path: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -56,6 +64,7 @@ impl Default for Config {
             max_connections: file.max_connections,
             request_timeout: file.request_timeout,
             probe_address: file.probe_address,
+            socket_path: Some(file.socket_path),
         }
     }
 }
@@ -75,6 +84,8 @@ struct File {
     request_timeout: Duration,
     /// Any address and port. Default: none.
     probe_address: Option<SocketAddr>,
+    /// At most 107 bytes; empty: no socket, and no changes. Default: `/var/run/daemoneye/admin.sock`.
+    socket_path: PathBuf,
 }
 
 impl Default for File {
@@ -85,6 +96,7 @@ impl Default for File {
             max_connections: NonZeroUsize::new(64).expect("64 is not zero"),
             request_timeout: Duration::from_secs(10),
             probe_address: None,
+            socket_path: PathBuf::from("/var/run/daemoneye/admin.sock"),
         }
     }
 }
@@ -105,12 +117,17 @@ impl TryFrom<File> for Config {
         if let Some(host) = file.allowed_hosts.iter().find(|host| !guard::is_host_name(host)) {
             return Err(ConfigError::Host(host.clone()));
         }
+        let length = file.socket_path.as_os_str().len();
+        if length > PATH_BYTES {
+            return Err(ConfigError::Socket { path: file.socket_path, length });
+        }
         Ok(Self {
             bind_address: file.bind_address,
             allowed_hosts: file.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             max_connections: file.max_connections,
             request_timeout: file.request_timeout,
             probe_address: file.probe_address,
+            socket_path: Some(file.socket_path).filter(|path| !path.as_os_str().is_empty()),
         })
     }
 }
@@ -131,6 +148,14 @@ pub enum ConfigError {
          use 127.0.0.1 or [::1] and a tunnel, and probe_address for probes from elsewhere"
     )]
     OffLoopback(SocketAddr),
+    /// A path that the operating system does not take.
+    #[error("socket_path = \"{}\" has {length} bytes; at most 107 are possible", path.display())]
+    Socket {
+        /// Which.
+        path: PathBuf,
+        /// How long.
+        length: usize,
+    },
     /// Too short or too long.
     #[error("request_timeout = \"{0:?}\" is out of bounds; use 100ms to 1m")]
     Timeout(Duration),
@@ -160,6 +185,8 @@ mod config_tests {
         assert!(parse("max_connections = 0").is_err());
         assert!(parse("max_connections = 5000").is_err());
         assert!(parse("request_timeout = \"2m\"").is_err());
+        assert!(parse(&format!("socket_path = \"/{}\"", "x".repeat(107))).is_err());
+        assert_eq!(parse("socket_path = \"\"").unwrap().socket_path, None);
         assert!(parse("allowed_hosts = [\"http://gateway\"]").is_err());
         assert!(
             parse("allowed_hosts = [\"Gateway.example\"]").unwrap().allowed_hosts.contains("gateway.example")

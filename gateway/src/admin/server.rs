@@ -10,14 +10,15 @@ use axum::{
     middleware,
     response::{IntoResponse, Response},
 };
-use daemoneye_bridge::lifecycle::Leash;
-use hyper::server::conn::http1;
+use daemoneye_bridge::{bus::door::DoorError, lifecycle::Leash};
+use hyper::{Request, body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     time,
 };
@@ -29,8 +30,10 @@ use crate::{
     admin::{
         Config,
         api::{self, Sources},
+        caller::Caller,
         guard, probes,
         problem::Problem,
+        socket::Socket,
         ui,
     },
     snapshot::Snapshots,
@@ -42,6 +45,7 @@ use crate::{
 pub struct Admin {
     config: Config,
     main: TcpListener,
+    socket: Option<Socket>,
     probes: Option<TcpListener>,
     /// Where it listens, with the port that was found if 0 was asked for.
     address: SocketAddr,
@@ -53,14 +57,15 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// [`BindError`] names the address that could not be bound.
+    /// [`BindError`] names the address or the path that could not be bound.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let (main, address) = listen(config.bind_address).await?;
         let (probes, probe_address) = match config.probe_address {
             Some(address) => listen(address).await.map(|(listener, found)| (Some(listener), Some(found)))?,
             None => (None, None),
         };
-        Ok(Self { config, main, probes, address, probe_address })
+        let socket = config.socket_path.as_deref().map(Socket::take).transpose()?;
+        Ok(Self { config, main, socket, probes, address, probe_address })
     }
 
     /// Where the API is.
@@ -82,31 +87,49 @@ impl Admin {
         let full = api::routes()
             .merge(Router::new().merge(probes::routes()).merge(ui::routes()).with_state(snapshots.clone()))
             .with_state(sources);
-        let full =
-            bounded(full, &self.config).layer(middleware::from_fn_with_state(hosts, guard::check_host));
-        let full = full.layer(middleware::from_fn(guard::harden));
-        let main = accept(self.main, full, leash.clone(), self.config.clone());
-        let Some(listener) = self.probes else { return main.await };
-        let bare = bounded(probes::routes().with_state(snapshots), &self.config);
-        let bare = bare.layer(middleware::from_fn(guard::harden));
-        tokio::join!(main, accept(listener, bare, leash, self.config));
+        let full = bounded(full, &self.config)
+            .layer(middleware::from_fn_with_state(Arc::clone(&hosts), guard::check_change))
+            .layer(middleware::from_fn_with_state(hosts, guard::check_host))
+            .layer(middleware::from_fn(guard::harden));
+        let bare = bounded(probes::routes().with_state(snapshots), &self.config)
+            .layer(middleware::from_fn(guard::harden));
+        let local = async {
+            if let Some(socket) = self.socket {
+                socket.run(&full, &leash, &self.config).await;
+            }
+        };
+        let probes = async {
+            if let Some(listener) = self.probes {
+                accept(listener, &bare, &leash, &self.config).await;
+            }
+        };
+        tokio::join!(accept(self.main, &full, &leash, &self.config), local, probes);
     }
 }
 
-/// An address that could not be bound.
+/// A place that could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "could not listen on {address} for operators; is another gateway running? stop it, or choose another \
-     admin.bind_address or admin.probe_address"
-)]
-pub struct BindError {
-    address: SocketAddr,
-    #[source]
-    source: io::Error,
+#[non_exhaustive]
+pub enum BindError {
+    /// An address.
+    #[error(
+        "could not listen on {address} for operators; is another gateway running? stop it, or choose another \
+         admin.bind_address or admin.probe_address"
+    )]
+    Address {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The UNIX socket.
+    #[error("could not listen for changes; choose another admin.socket_path, or \"\" for none")]
+    Socket(#[from] DoorError),
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
-    let named = |source| BindError { address, source };
+    let named = |source| BindError::Address { address, source };
     let listener = TcpListener::bind(address).await.map_err(named)?;
     let found = listener.local_addr().map_err(named)?;
     Ok((listener, found))
@@ -138,7 +161,7 @@ async fn overrun(error: BoxError) -> Response {
 }
 
 /// Takes connections while there is room for one more.
-async fn accept(listener: TcpListener, routes: Router, leash: Leash, config: Config) {
+async fn accept(listener: TcpListener, routes: &Router, leash: &Leash, config: &Config) {
     let slots = Arc::new(Semaphore::new(config.max_connections.get()));
     loop {
         let next = async {
@@ -152,7 +175,8 @@ async fn accept(listener: TcpListener, routes: Router, leash: Leash, config: Con
         };
         match accepted {
             Ok((tcp, _address)) => {
-                leash.spawn(converse(tcp, routes.clone(), leash.clone(), config.request_timeout, slot));
+                let visit = Visit { caller: Caller::Remote, patience: config.request_timeout, slot };
+                leash.spawn(visit.converse(tcp, routes.clone(), leash.clone()));
             }
             Err(error) => {
                 // Most often EMFILE: the queue stays readable, so retrying at once would spin.
@@ -163,38 +187,52 @@ async fn accept(listener: TcpListener, routes: Router, leash: Leash, config: Con
     }
 }
 
-/// Answers one client until it leaves, is idle too long, or has had its time.
-async fn converse(
-    tcp: TcpStream,
-    routes: Router,
-    leash: Leash,
-    patience: Duration,
-    slot: OwnedSemaphorePermit,
-) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // Also ends a connection that idles between two requests.
-        .header_read_timeout(patience)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(routes));
-    let mut connection = pin!(connection);
-    let over = tokio::select! {
-        biased;
-        ended = connection.as_mut() => Some(ended),
-        () = leash.draining() => None,
-        () = time::sleep(LIFETIME) => None,
-    };
-    let ended = if let Some(ended) = over {
-        ended
-    } else {
-        connection.as_mut().graceful_shutdown();
-        // A client that reads no answer must not keep its slot.
-        time::timeout(patience, connection).await.unwrap_or(Ok(()))
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "admin connection failed");
+/// One client's connection.
+#[derive(Debug)]
+pub(super) struct Visit {
+    pub(super) caller: Caller,
+    /// For each request, and for what is left of one at the end.
+    pub(super) patience: Duration,
+    /// Its place among the connections.
+    pub(super) slot: OwnedSemaphorePermit,
+}
+
+impl Visit {
+    /// Answers one client until it leaves, is idle too long, or has had its time.
+    pub(super) async fn converse<S>(self, stream: S, routes: Router, leash: Leash)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { caller, patience, slot } = self;
+        let named = ServiceBuilder::new().map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(caller);
+            request
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // Also ends a connection that idles between two requests.
+            .header_read_timeout(patience)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(named.service(routes)));
+        let mut connection = pin!(connection);
+        let over = tokio::select! {
+            biased;
+            ended = connection.as_mut() => Some(ended),
+            () = leash.draining() => None,
+            () = time::sleep(LIFETIME) => None,
+        };
+        let ended = if let Some(ended) = over {
+            ended
+        } else {
+            connection.as_mut().graceful_shutdown();
+            // A client that reads no answer must not keep its slot.
+            time::timeout(patience, connection).await.unwrap_or(Ok(()))
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "admin connection failed");
+        }
+        drop(slot);
     }
-    drop(slot);
 }
 
 /// Most bytes of a request's body.
@@ -207,4 +245,4 @@ const MAX_HEAD: usize = 16 * 1024;
 const LIFETIME: Duration = Duration::from_mins(5);
 
 /// Pause after an accept error that is not the peer's.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(250);

@@ -76,7 +76,8 @@ struct Running {
 
 impl Running {
     async fn new(adjust: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config { bind_address: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
+        let mut config =
+            Config { bind_address: "127.0.0.1:0".parse().unwrap(), socket_path: None, ..Config::default() };
         adjust(&mut config);
         let parts = Parts::well();
         let life = Lifecycle::new();
@@ -136,6 +137,31 @@ async fn wrong_hosts_paths_and_methods_get_a_problem() {
 }
 
 #[tokio::test]
+async fn a_change_passes_over_the_socket_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run/admin.sock");
+    let admin = Running::new(|config| config.socket_path = Some(path.clone())).await;
+    let post =
+        "POST /api/v1/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n";
+    let refused = admin.ask(&format!("{post}\r\n")).await;
+    assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("admin.socket_path"), "{refused}");
+    let over_socket = async |text: &str| {
+        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    assert!(over_socket(&format!("{post}\r\n")).await.starts_with("HTTP/1.1 404 "), "it reached the routes");
+    let led = over_socket(&format!("{post}Origin: http://evil.example\r\n\r\n")).await;
+    assert!(led.starts_with("HTTP/1.1 403 ") && led.contains("origin"), "{led}");
+    let get = "GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert!(over_socket(get).await.starts_with("HTTP/1.1 200 "));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
 async fn who_is_silent_is_sent_away_and_does_not_keep_others_out() {
     let admin = Running::new(|config| {
         config.max_connections = 1.try_into().unwrap();
@@ -153,6 +179,7 @@ async fn the_probe_listener_serves_probes_to_any_host_and_nothing_else() {
     let config = Config {
         bind_address: "127.0.0.1:0".parse().unwrap(),
         probe_address: Some("127.0.0.1:0".parse().unwrap()),
+        socket_path: None,
         ..Config::default()
     };
     let admin = Admin::bind(config).await.unwrap();

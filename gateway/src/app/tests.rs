@@ -75,6 +75,7 @@ impl Site {
             directory = "@/state"
             [admin]
             bind_address = "127.0.0.1:0"
+            socket_path = "@/run/admin.sock"
             [drain]
             announce = "0s"
             spread = "0s"

@@ -131,7 +131,7 @@ pub(super) async fn start_gateway(folder: &Folder) -> Result<(Child, Addresses),
             "bus": { "broker": "embedded" },
             "unix_socket": { "socket_path": folder.socket() },
             "state": { "directory": folder.path().join("state") },
-            "admin": { "bind_address": any },
+            "admin": { "bind_address": any, "socket_path": "" },
             // Its leaves are gone by then.
             "drain": { "announce": "0s", "spread": "1s", "deadline": "10s" },
         }),

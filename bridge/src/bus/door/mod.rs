@@ -16,10 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    bus::{
-        door::place::{PATH_BYTES, Place},
-        embedded::{Core, Embedded},
-    },
+    bus::embedded::{Core, Embedded},
     lifecycle::Leash,
     native::codec::CodecError,
     settings::{self, ByteSize, FileMode},
@@ -35,7 +32,7 @@ mod reader;
 mod reply;
 mod writer;
 
-pub use place::DoorError;
+pub use place::{DoorError, PATH_BYTES, Place};
 
 #[cfg(test)]
 mod tests;

@@ -19,11 +19,11 @@ use tokio::net::UnixListener;
 use crate::settings::FileMode;
 
 /// Most bytes of a socket's path: `sun_path` has 108 with the final zero.
-pub(super) const PATH_BYTES: usize = 107;
+pub const PATH_BYTES: usize = 107;
 
 /// A socket of ours in the file system. Dropping it takes the socket away.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     path: PathBuf,
     /// Device and inode, to know the socket for ours.
     file: (u64, u64),
@@ -34,12 +34,14 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Makes the folder if there is none, clears away a socket that nobody answers on, and listens.
-    pub(super) fn take(
-        path: &Path,
-        folder: FileMode,
-        file: FileMode,
-    ) -> Result<(Self, UnixListener), DoorError> {
+    /// Makes the folder if there is none, clears away a socket that nobody answers on, and listens. Needs a tokio runtime.
+    ///
+    /// `folder` are the permissions of a folder that has to be made, `file` those of the socket.
+    ///
+    /// # Errors
+    ///
+    /// [`DoorError`] says which path is in the way, and of what.
+    pub fn take(path: &Path, folder: FileMode, file: FileMode) -> Result<(Self, UnixListener), DoorError> {
         let length = path.as_os_str().len();
         if length > PATH_BYTES {
             return Err(DoorError::TooLong { path: path.to_owned(), length });
@@ -58,7 +60,8 @@ impl Place {
     }
 
     /// The user that this process acts as.
-    pub(super) const fn owner(&self) -> u32 {
+    #[must_use]
+    pub const fn owner(&self) -> u32 {
         self.owner
     }
 }

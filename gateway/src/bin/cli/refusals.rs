@@ -35,7 +35,7 @@ fn one(refusal: &Value) -> String {
         }
         for (at, line) in wrap(&printable(what), WIDTH - INDENT).into_iter().enumerate() {
             let label = if at == 0 { label } else { "" };
-            text.push_str(&format!("    {label:<9} {line}\n"));
+            text.extend(["    ", &format!("{label:<9}"), " ", &line, "\n"]);
         }
     };
     say("what", text_of(refusal, "detail"));
