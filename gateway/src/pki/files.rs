@@ -47,12 +47,12 @@ pub fn write_authority(folder: &Path, stem: &str, authority: &Authority) -> Resu
     Ok(path)
 }
 
-fn make_private(folder: &Path) -> Result<(), FileError> {
+pub(super) fn make_private(folder: &Path) -> Result<(), FileError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(|source| FileError { path: folder.to_owned(), source })
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
+pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
     let whole = |path: &Path| -> io::Result<()> {
         let mut name = path.as_os_str().to_owned();
         name.push(".new");

@@ -140,13 +140,14 @@ impl Name {
 pub struct Certificate {
     chain: Vec<String>,
     der: Vec<u8>,
+    serial: Vec<u8>,
     key: String,
     key_der: Vec<u8>,
 }
 
 impl Certificate {
-    pub(super) fn new(chain: Vec<String>, der: Vec<u8>, key: &KeyPair) -> Self {
-        Self { chain, der, key: key.serialize_pem(), key_der: key.serialize_der() }
+    pub(super) fn new(chain: Vec<String>, der: Vec<u8>, serial: &SerialNumber, key: &KeyPair) -> Self {
+        Self { chain, der, serial: serial.to_bytes(), key: key.serialize_pem(), key_der: key.serialize_der() }
     }
 
     /// The certificate and what stands between it and the root, leaf first, as PEM.
@@ -165,6 +166,12 @@ impl Certificate {
     #[must_use]
     pub fn der(&self) -> &[u8] {
         &self.der
+    }
+
+    /// The serial number, big-endian.
+    #[must_use]
+    pub fn serial(&self) -> &[u8] {
+        &self.serial
     }
 
     /// The private key as DER of PKCS #8.

@@ -1,11 +1,15 @@
-//! A certificate authority for demonstrations and tests.
+//! A certificate authority for development, demonstrations and tests.
 //!
 //! It makes what the chain profile demands (P-256 keys, `digitalSignature` on leaves, `keyCertSign` and a path length on
 //! authorities, random serial numbers) and, when asked, what it forbids: an expired certificate, one that is not yet
-//! valid, one with the wrong usage, with two identities or with none. Nothing here is meant to sign certificates that
-//! somebody relies on: the keys of the authorities never leave the process.
+//! valid, one with the wrong usage, with two identities or with none. [`Folder`] keeps authorities, an index of what they
+//! issued, and their revocation lists in a folder. Nothing here is meant to sign certificates that somebody relies on: the
+//! keys of the authorities lie unencrypted beside what they sign, or never leave the process.
 
+mod crl;
 mod files;
+mod folder;
+mod index;
 mod leaf;
 
 use rcgen::{
@@ -14,7 +18,10 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+pub use crl::{Reason, ReasonError, Revoked};
 pub use files::{FileError, Files, write_authority, write_certificate};
+pub use folder::{Folder, FolderError, Issued, Plan};
+pub use index::{Entry, Kind, Revocation};
 pub use leaf::{Certificate, ExtendedKeyUsage, KeyUsage, Leaf};
 
 /// An authority that issues certificates and further authorities.
@@ -68,13 +75,19 @@ impl Authority {
     ///
     /// [`PkiError`], if the key or the certificate cannot be made.
     pub fn intermediate_valid(&self, name: &str, validity: Validity) -> Result<Self, PkiError> {
+        self.certify(name, validity).map(|(authority, _)| authority)
+    }
+
+    /// Makes an authority below this one; its serial number is what this one would revoke.
+    fn certify(&self, name: &str, validity: Validity) -> Result<(Self, SerialNumber), PkiError> {
         let failed = |source| PkiError { name: name.to_owned(), source };
         let key = KeyPair::generate().map_err(failed)?;
         let depth = self.depth.saturating_sub(1);
         let params = authority_params(name, validity, depth);
+        let serial = params.serial_number.clone().unwrap_or_else(serial);
         let own = params.signed_by(&key, &self.issuer).map_err(failed)?.pem();
         let path = std::iter::once(own).chain(self.path.iter().cloned()).collect();
-        Ok(Self { issuer: Issuer::new(params, key), path, root: self.root.clone(), depth })
+        Ok((Self { issuer: Issuer::new(params, key), path, root: self.root.clone(), depth }, serial))
     }
 
     /// Issues a certificate with a new key.
@@ -85,10 +98,31 @@ impl Authority {
     pub fn issue(&self, leaf: &Leaf) -> Result<Certificate, PkiError> {
         let failed = |source| PkiError { name: leaf.common_name().to_owned(), source };
         let key = KeyPair::generate().map_err(failed)?;
-        let params = leaf.params(serial()).map_err(failed)?;
+        let serial = serial();
+        let params = leaf.params(serial.clone()).map_err(failed)?;
         let own = params.signed_by(&key, &self.issuer).map_err(failed)?;
         let chain = std::iter::once(own.pem()).chain(self.path.iter().cloned()).collect();
-        Ok(Certificate::new(chain, own.der().to_vec(), &key))
+        Ok(Certificate::new(chain, own.der().to_vec(), &serial, &key))
+    }
+
+    /// An authority made earlier, from what was kept of it.
+    fn restore(name: &str, key: &str, root: String, path: Vec<String>) -> Result<Self, PkiError> {
+        let failed = |source| PkiError { name: name.to_owned(), source };
+        let key = KeyPair::from_pem(key).map_err(failed)?;
+        let depth = u8::from(path.is_empty());
+        // Of the parameters an issuer uses the name and the usages; its own certificate is signed long since.
+        let issuer = Issuer::new(authority_params(name, Validity::days(1), depth), key);
+        Ok(Self { issuer, path, root, depth })
+    }
+
+    /// PEM of the private key, for [`Self::restore`].
+    fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// PEM of the authority's own certificate.
+    fn own_pem(&self) -> &str {
+        self.path.first().unwrap_or(&self.root)
     }
 
     /// PEM of the root, for who shall trust what this authority issues.
