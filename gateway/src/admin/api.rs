@@ -15,7 +15,7 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    admin::{certificates::Certificates, health, problem::Problem},
+    admin::{Commands, certificates::Certificates, command, health, problem::Problem},
     snapshot::{Health, Part, Snapshots, Timestamp},
     telemetry::metrics::{self, Exporter},
 };
@@ -25,6 +25,7 @@ use crate::{
 pub(super) struct Sources {
     pub(super) snapshots: Snapshots,
     pub(super) exporter: Exporter,
+    pub(super) commands: Commands,
 }
 
 impl FromRef<Sources> for Snapshots {
@@ -35,7 +36,7 @@ impl FromRef<Sources> for Snapshots {
 
 /// Everything below `/api/v1`, and `/metrics`.
 pub(super) fn routes() -> Router<Sources> {
-    Router::new()
+    command::routes()
         .route("/metrics", get(scrape))
         .route("/api/v1/health", get(show_health))
         .route("/api/v1/collectors", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.collectors, &h)))
@@ -79,7 +80,7 @@ fn stable(health: &Health) -> u64 {
 }
 
 /// The value as JSON with a weak entity tag, or 304 if the asker has it; the tag is of `stable` or of the text.
-fn json(value: &impl Serialize, stable: Option<u64>, headers: &HeaderMap) -> Response {
+pub(super) fn json(value: &impl Serialize, stable: Option<u64>, headers: &HeaderMap) -> Response {
     let Ok(body) = serde_json::to_vec(value) else {
         return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written")
             .into_response();

@@ -1,7 +1,8 @@
 //! The window for operators: probes, metrics, a JSON API and a page that shows it.
 //!
 //! Turns [`snapshot`](crate::snapshot)s into HTTP answers on a listener of its own, never on the federation port. It holds
-//! receiving ends only: no request reaches a lock, a queue or a task of the data path.
+//! receiving ends, and [`Commands`] by which the owners of state are asked for a change: no request reaches a lock, a queue
+//! or a task of the data path.
 //!
 //! Kept true: a stranger gets nothing (loopback only, `Host` is checked against DNS rebinding, and `Origin` too); changes
 //! come over the UNIX socket alone, whose other end the kernel names; nobody can hold it up (connections, requests, bodies
@@ -17,6 +18,8 @@ mod api;
 mod caller;
 
 mod certificates;
+
+mod command;
 
 mod guard;
 
@@ -35,6 +38,7 @@ mod ui;
 #[cfg(test)]
 mod tests;
 
+pub use command::{Commands, Outcome, Reload, Reloaded};
 pub use server::{Admin, BindError};
 
 /// Settings of the admin listener; every value is usable as it stands.

@@ -28,7 +28,7 @@ use tower::{
 
 use crate::{
     admin::{
-        Config,
+        Commands, Config,
         api::{self, Sources},
         caller::Caller,
         guard, probes,
@@ -81,9 +81,9 @@ impl Admin {
     }
 
     /// Answers until the leash says to drain; connections are tasks of the leash.
-    pub async fn run(self, leash: Leash, snapshots: Snapshots, exporter: Exporter) {
+    pub async fn run(self, leash: Leash, snapshots: Snapshots, exporter: Exporter, commands: Commands) {
         let hosts = Arc::new(self.config.allowed_hosts.clone());
-        let sources = Sources { snapshots: snapshots.clone(), exporter };
+        let sources = Sources { snapshots: snapshots.clone(), exporter, commands };
         let full = api::routes()
             .merge(Router::new().merge(probes::routes()).merge(ui::routes()).with_state(snapshots.clone()))
             .with_state(sources);

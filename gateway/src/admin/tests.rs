@@ -1,24 +1,28 @@
 //! The listener through its front door: plain sockets, port 0.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use daemoneye_bridge::lifecycle::{Lifecycle, Phase};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::watch,
+    net::{TcpStream, UnixStream},
+    sync::{mpsc, watch},
     time,
 };
 
 use crate::{
-    admin::{Admin, Config, health},
+    admin::{Admin, Commands, Config, health},
+    deny,
     snapshot::{
         BusView, Certificate, Collectors, HeldRoute, Material, PolicyView, Refusal, Refusals, RevocationList,
         Snapshots, StateView, Timestamp, Trouble, Word,
     },
+    state::{self, State, audit::Audit},
     telemetry::metrics::Metrics,
 };
 
@@ -72,6 +76,16 @@ struct Running {
     parts: Parts,
     life: Lifecycle,
     address: std::net::SocketAddr,
+    _folder: TempDir,
+}
+
+/// A deny-list in a temporary folder, and nobody who reloads.
+fn commands() -> (Commands, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = state::Config { directory: folder.path().to_owned(), ..state::Config::default() };
+    let (state, _flusher) = State::open(config, state::Metrics::default()).unwrap();
+    let deny = deny::Handle::open(state, Audit::open(folder.path()).unwrap(), watch::Sender::default()).unwrap();
+    (Commands { deny, reload: mpsc::channel(1).0 }, folder)
 }
 
 impl Running {
@@ -84,8 +98,9 @@ impl Running {
         let admin = Admin::bind(config).await.unwrap();
         let address = admin.address();
         let exporter = Metrics::default().exporter();
-        life.leash().spawn(admin.run(life.leash(), parts.snapshots(), exporter));
-        Self { parts, life, address }
+        let (commands, folder) = commands();
+        life.leash().spawn(admin.run(life.leash(), parts.snapshots(), exporter, commands));
+        Self { parts, life, address, _folder: folder }
     }
 
     async fn ask(&self, text: &str) -> String {
@@ -133,7 +148,7 @@ async fn wrong_hosts_paths_and_methods_get_a_problem() {
     assert!(unknown.contains("application/problem+json") && unknown.contains("\"status\":404"), "{unknown}");
     let post =
         admin.ask("POST /livez HTTP/1.1\r\nHost: [::1]:1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    assert!(post.await.starts_with("HTTP/1.1 405 "));
+    assert!(post.await.starts_with("HTTP/1.1 403 "), "a change is refused before anybody asks what it is");
 }
 
 #[tokio::test]
@@ -145,20 +160,63 @@ async fn a_change_passes_over_the_socket_alone() {
         "POST /api/v1/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n";
     let refused = admin.ask(&format!("{post}\r\n")).await;
     assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("admin.socket_path"), "{refused}");
-    let over_socket = async |text: &str| {
-        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
-        stream.write_all(text.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    };
+    let over_socket = async |text: &str| over_socket(&path, text).await;
     assert!(over_socket(&format!("{post}\r\n")).await.starts_with("HTTP/1.1 404 "), "it reached the routes");
+    let post_to_page = post.replace("/api/v1/nothing", "/livez");
+    assert!(over_socket(&format!("{post_to_page}\r\n")).await.starts_with("HTTP/1.1 405 "));
     let led = over_socket(&format!("{post}Origin: http://evil.example\r\n\r\n")).await;
     assert!(led.starts_with("HTTP/1.1 403 ") && led.contains("origin"), "{led}");
     let get = "GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     assert!(over_socket(get).await.starts_with("HTTP/1.1 200 "));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// Sends a request over the socket at `path`.
+async fn over_socket(path: &Path, text: &str) -> String {
+    let mut stream = UnixStream::connect(path).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn the_deny_list_is_changed_in_the_name_of_who_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run/admin.sock");
+    let admin = Running::new(|config| config.socket_path = Some(path.clone())).await;
+    let post = async |resource: &str, body: &str| {
+        let length = body.len();
+        let head = format!("POST /api/v1/{resource} HTTP/1.1\r\nHost: localhost\r\nConnection: close");
+        let media = "Content-Type: application/json";
+        over_socket(&path, &format!("{head}\r\n{media}\r\nContent-Length: {length}\r\n\r\n{body}")).await
+    };
+    let added = post("deny-list", r#"{"target":"site:site-a","reason":"lost","for":"2h"}"#).await;
+    assert!(added.starts_with("HTTP/1.1 201 ") && added.contains("\"actor\":\"uid "), "{added}");
+    let listed = admin.get("/api/v1/deny-list").await;
+    assert!(listed.contains("\"target\":\"site:site-a\"") && listed.contains("\"holds\":true"), "{listed}");
+    assert!(listed.contains("etag: "), "{listed}");
+    for (body, status, why) in [
+        (r#"{"target":"host:x","reason":"y"}"#, 422, "identity:<site>/<name>"),
+        (r#"{"target":"site:a","reason":""}"#, 422, "reason"),
+        (r#"{"target":"site:a"}"#, 422, "reason"),
+        (r#"{"target":"site:a","reason":"x","until":1}"#, 422, "until"),
+        ("no json", 400, "JSON"),
+    ] {
+        let refused = post("deny-list", body).await;
+        let (head, problem) = refused.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")) && problem.contains(why),
+            "{body}: {refused}"
+        );
+        assert!(head.contains("application/problem+json"), "{refused}");
+    }
+    let removed = post("deny-list/remove", r#"{"target":"site:site-a"}"#).await;
+    assert!(removed.starts_with("HTTP/1.1 200 ") && removed.contains("lost"), "{removed}");
+    assert!(post("deny-list/remove", r#"{"target":"site:site-a"}"#).await.starts_with("HTTP/1.1 404 "));
+    let nobody = post("reload", "{}").await;
+    assert!(nobody.starts_with("HTTP/1.1 503 "), "{nobody}");
 }
 
 #[tokio::test]
@@ -185,8 +243,9 @@ async fn the_probe_listener_serves_probes_to_any_host_and_nothing_else() {
     let admin = Admin::bind(config).await.unwrap();
     let address = admin.probe_address().unwrap();
     let (parts, life) = (Parts::well(), Lifecycle::new());
-    life.leash().spawn(admin.run(life.leash(), parts.snapshots(), Metrics::default().exporter()));
-    let probes = Running { parts, life, address };
+    let (commands, folder) = commands();
+    life.leash().spawn(admin.run(life.leash(), parts.snapshots(), Metrics::default().exporter(), commands));
+    let probes = Running { parts, life, address, _folder: folder };
     let ready = "GET /readyz HTTP/1.1\r\nHost: 10.0.0.7:8081\r\nConnection: close\r\n\r\n";
     assert!(probes.ask(ready).await.starts_with("HTTP/1.1 200 "));
     for path in ["/metrics", "/api/v1/health", "/"] {

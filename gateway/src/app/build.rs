@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, Admin},
-    app::{Addresses, Gateway, Reception, grpc, local::Local, record, reload, views},
+    admin::{self, Admin, Commands},
+    app::{Addresses, Gateway, Reception, grpc, local::Local, orders::Orders, record, reload, views},
     bus::AuthorizedBus,
     config::{Config, Drain},
     deny,
@@ -125,15 +125,17 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
 
     let judge = Judge::new(Policy::load(&config.policy.file)?, counts.policy);
     let (refusals, refused, keep) = Refusals::open(counts.ingress.tls().clone());
-    tasks.endless.extend([reload::policy(judge.clone(), config.policy.file).boxed(), keep]);
+    tasks.endless.extend([reload::policy(judge.clone(), config.policy.file.clone()).boxed(), keep]);
     let (denials, denied) = watch::channel(Arc::default());
     let (tcp, identity) = (config.tcp, config.identity);
     let ingress = Ingress::open(tcp, identity, denied.clone(), refusals.clone(), &counts.ingress)?;
     let admin = Admin::bind(config.admin).await?;
     let Kept { state, audit, deny } = keep_state(config.state, counts.state, denials, &mut tasks)?;
-    let material = ingress.tls().store().watch();
-    let grounds = Grounds { material, denials: denied, policy: judge.clone() };
+    let store = ingress.tls().store().clone();
+    let grounds = Grounds { material: store.watch(), denials: denied, policy: judge.clone() };
     let roll = leash(grounds, &audit, &counts.session, &mut tasks);
+    let orders = Orders { store, judge: judge.clone(), policy: config.policy.file, audit: audit.clone() };
+    let commands = commands(deny.clone(), orders, &mut tasks);
     let patience = config.bus.patience();
     let (local, carriers) = Local::open(given, &config.bus, config.in_process, config.unix_socket)?;
     tasks.back.extend(carriers);
@@ -176,6 +178,7 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
         admin,
         snapshots,
         exporter: metrics.exporter(),
+        commands,
         tasks,
     })
 }
@@ -208,6 +211,13 @@ fn leash(grounds: Grounds, audit: &Audit, metrics: &session::Metrics, tasks: &mu
     let (roll, keep) = Roll::new(grounds, metrics.clone());
     tasks.endless.extend([record.boxed(), keep]);
     roll
+}
+
+/// What operators may ask for, and the task that does it.
+fn commands(deny: deny::Handle, orders: Orders, tasks: &mut Tasks) -> Commands {
+    let (reload, asked) = Orders::channel();
+    tasks.endless.push(orders.serve(asked).boxed());
+    Commands { deny, reload }
 }
 
 /// How sessions are sent away.

@@ -22,7 +22,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, Commands},
     config::{Config, Drain},
     deny,
     ingress::{Ingress, PeerStream},
@@ -39,6 +39,8 @@ mod build;
 mod grpc;
 
 mod local;
+
+mod orders;
 
 mod record;
 
@@ -71,6 +73,7 @@ pub struct Gateway {
     admin: Admin,
     snapshots: Snapshots,
     exporter: Exporter,
+    commands: Commands,
     tasks: Tasks,
 }
 
@@ -175,7 +178,7 @@ impl Gateway {
         let (back, admin_life) = (Lifecycle::new(), Lifecycle::new());
         let Self { front, drain, ingress, reception, last_call, mut local, state, .. } = self;
         let Tasks { front: ours, endless, back: behind } = self.tasks;
-        let admin = self.admin.run(admin_life.leash(), self.snapshots, self.exporter);
+        let admin = self.admin.run(admin_life.leash(), self.snapshots, self.exporter, self.commands);
         admin_life.leash().spawn(admin);
         for task in behind {
             back.leash().spawn(task);

@@ -228,7 +228,9 @@ async fn what_cannot_be_had_is_named_with_a_remedy() {
     assert!(busy.contains("the port is in use") && !of_configuration, "{busy}");
     let (busy, _) = site.refused(|config| config.admin.bind_address = running.addresses.admin).await;
     assert!(busy.contains(&running.addresses.admin.to_string()), "{busy}");
-    let (state, _) = site.refused(|_| {}).await;
+    let (busy, _) = site.refused(|_| {}).await;
+    assert!(busy.contains("admin.socket_path") && busy.contains("admin.sock is in use"), "{busy}");
+    let (state, _) = site.refused(|config| config.admin.socket_path = None).await;
     assert!(state.contains(site.path("state").to_str().unwrap()), "{state}");
     assert!(running.stop().await.0.is_clean());
 

@@ -10,10 +10,14 @@ use clap::{Parser, Subcommand};
 mod client;
 pub(crate) mod output;
 
+mod audit;
 mod certs;
 mod collectors;
+mod deny;
 mod health;
+mod pki;
 mod refusals;
+mod reload;
 
 use client::Gateway;
 use output::Format;
@@ -32,14 +36,25 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Looks whether the record of changes is whole.
+    Audit(audit::Audit),
     /// Shows each component's health; the exit code is that of the worst.
     Health,
     /// Shows who is connected, and who was.
     Collectors,
     /// Shows every certificate that the gateway knows of, and what expires when.
     Certs(certs::Certs),
+    /// Says who may not be here, whatever his certificate says.
+    Deny(deny::Deny),
+    /// Keeps a small PKI for development in a folder; it is no substitute for a real CA.
+    ///
+    /// Its keys lie unencrypted beside what they sign, nobody approves what is issued, and nothing is logged. For production
+    /// use a CA that your organisation runs: step-ca, Vault, cert-manager, SPIRE, AD CS.
+    Pki(pki::Pki),
     /// Shows who was refused, why, and what to do about it.
     Refusals,
+    /// Has certificates, revocation lists and policy read again.
+    Reload(reload::Reload),
 }
 
 impl Cli {
@@ -52,9 +67,13 @@ impl Cli {
         let Self { gateway, format, command } = self;
         match command {
             Command::Health => health::run(&gateway, format),
+            Command::Audit(audit) => audit.run(format),
             Command::Certs(certs) => certs.run(&gateway, format),
             Command::Collectors => collectors::run(&gateway, format),
+            Command::Deny(deny) => deny.run(&gateway, format),
+            Command::Pki(pki) => pki.run(format),
             Command::Refusals => refusals::run(&gateway, format),
+            Command::Reload(reload) => reload.run(&gateway, format),
         }
     }
 }

@@ -1,0 +1,98 @@
+//! Reloads that an operator asks for, one at a time, each in the audit under his name.
+//!
+//! Files and SIGHUP are followed without anybody asking; whoever asks wants to know what became of it. A reload that is
+//! forced stands in the audit before it is tried: what cannot be recorded is not forced.
+
+use std::path::PathBuf;
+
+use daemoneye_bridge::{
+    settings::Chain,
+    trust::{self, Store, revocation::Order},
+};
+use serde_json::json;
+use tokio::{sync::mpsc, task};
+
+use crate::{
+    admin::{Outcome, Reload, Reloaded},
+    policy::Judge,
+    state::audit::{Action, Audit, AuditError},
+};
+
+/// What a reload is about.
+#[derive(Clone, Debug)]
+pub(super) struct Orders {
+    pub(super) store: Store,
+    pub(super) judge: Judge,
+    /// Where the policy is.
+    pub(super) policy: PathBuf,
+    pub(super) audit: Audit,
+}
+
+impl Orders {
+    /// The way to ask, for [`Self::serve`]. One may wait while one is under way.
+    pub(super) fn channel() -> (mpsc::Sender<Reload>, mpsc::Receiver<Reload>) {
+        mpsc::channel(1)
+    }
+
+    /// Does what is asked for until nobody can ask any more.
+    pub(super) async fn serve(self, mut asked: mpsc::Receiver<Reload>) {
+        while let Some(Reload { force, actor, reply }) = asked.recv().await {
+            let done = self.reload(force, &actor).await;
+            tracing::info!(actor, force, certificates = ?done.certificates, policy = ?done.policy, "reload asked for");
+            if reply.send(done).is_err() {
+                tracing::debug!("who asked for a reload did not wait");
+            }
+        }
+    }
+
+    async fn reload(&self, force: bool, actor: &str) -> Reloaded {
+        if force && let Err(error) = self.record(actor, Action::ReloadForced, json!({})).await {
+            let refused = Outcome::Refused(Chain(&error).to_string());
+            return Reloaded { certificates: refused.clone(), policy: refused };
+        }
+        let certificates = self.certificates(if force { Order::Any } else { Order::Forward }, actor).await;
+        Reloaded { certificates, policy: self.policy(actor).await }
+    }
+
+    async fn certificates(&self, order: Order, actor: &str) -> Outcome {
+        match self.store.reload(order).await {
+            Ok(trust::Reload::Unchanged) => Outcome::Unchanged,
+            Ok(trust::Reload::Changed { generation, what }) => {
+                let what: Vec<&str> = what.iter().map(|part| part.as_str()).collect();
+                let done = json!({ "generation": generation, "what": what });
+                told(self.record(actor, Action::MaterialReloaded, done).await);
+                Outcome::Changed(format!("generation {generation}: {}", what.join(", ")))
+            }
+            Err(error) => Outcome::Refused(Chain(&error).to_string()),
+        }
+    }
+
+    async fn policy(&self, actor: &str) -> Outcome {
+        let (judge, file) = (self.judge.clone(), self.policy.clone());
+        match task::spawn_blocking(move || judge.reload(&file)).await {
+            Ok(Ok(())) => {
+                let generation = self.judge.view().borrow().generation;
+                told(self.record(actor, Action::PolicyApplied, json!({ "generation": generation })).await);
+                Outcome::Changed(format!("generation {generation}"))
+            }
+            Ok(Err(error)) => Outcome::Refused(Chain(&error).to_string()),
+            // The runtime is going away, and this task with it.
+            Err(_gone) => Outcome::Unchanged,
+        }
+    }
+
+    async fn record(&self, actor: &str, action: Action, what: serde_json::Value) -> Result<(), AuditError> {
+        let (audit, actor) = (self.audit.clone(), actor.to_owned());
+        // It is flushed to the disk.
+        task::spawn_blocking(move || audit.append(&actor, action, &what))
+            .await
+            .map_or(Ok(()), |done| done.map(|_| ()))
+    }
+}
+
+/// What is in force already cannot be refused any more.
+fn told(recorded: Result<(), AuditError>) {
+    if let Err(error) = recorded {
+        tracing::error!(error = %Chain(&error), "reload not recorded");
+    }
+}
