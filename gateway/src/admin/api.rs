@@ -15,7 +15,7 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    admin::{Commands, certificates::Certificates, command, health, problem::Problem},
+    admin::{Commands, certificates::Certificates, command, health, policy, problem::Problem},
     snapshot::{Health, Part, Snapshots, Timestamp},
     telemetry::metrics::{self, Exporter},
 };
@@ -37,13 +37,13 @@ impl FromRef<Sources> for Snapshots {
 /// Everything below `/api/v1`, and `/metrics`.
 pub(super) fn routes() -> Router<Sources> {
     command::routes()
+        .merge(policy::routes())
         .route("/metrics", get(scrape))
         .route("/api/v1/health", get(show_health))
         .route("/api/v1/collectors", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.collectors, &h)))
         .route("/api/v1/refusals", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.refusals, &h)))
         .route("/api/v1/bus", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.bus, &h)))
         .route("/api/v1/certificates", get(show_certificates))
-        .route("/api/v1/policy", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.policy, &h)))
 }
 
 async fn scrape(State(sources): State<Sources>) -> Result<impl IntoResponse, Problem> {

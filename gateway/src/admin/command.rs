@@ -23,6 +23,7 @@ use crate::{
         problem::Problem,
     },
     deny::{self, ChangeError, Denial, Target},
+    policy::command::Desk,
 };
 
 /// The ways to those who change something. Cheap to clone.
@@ -30,6 +31,8 @@ use crate::{
 pub struct Commands {
     /// The deny-list.
     pub deny: deny::Handle,
+    /// The policy, to be asked and tried.
+    pub policy: Desk,
     /// Whoever reads certificates, revocation lists and policy again. While it is at work, others are told to come back.
     pub reload: mpsc::Sender<Reload>,
 }

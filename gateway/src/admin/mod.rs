@@ -25,6 +25,8 @@ mod guard;
 
 mod health;
 
+mod policy;
+
 mod probes;
 
 mod problem;

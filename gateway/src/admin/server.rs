@@ -236,7 +236,7 @@ impl Visit {
 }
 
 /// Most bytes of a request's body.
-const MAX_BODY: usize = 64 * 1024;
+const MAX_BODY: usize = 256 * 1024;
 
 /// Most bytes of a request's head.
 const MAX_HEAD: usize = 16 * 1024;

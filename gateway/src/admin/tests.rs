@@ -1,6 +1,7 @@
 //! The listener through its front door: plain sockets, port 0.
 
 use std::{
+    fs,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -18,6 +19,7 @@ use tokio::{
 use crate::{
     admin::{Admin, Commands, Config, health},
     deny,
+    policy::{self, Judge, Policy, command::Desk},
     snapshot::{
         BusView, Certificate, Collectors, HeldRoute, Material, PolicyView, Refusal, Refusals, RevocationList,
         Snapshots, StateView, Timestamp, Trouble, Word,
@@ -84,8 +86,13 @@ fn commands() -> (Commands, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let config = state::Config { directory: folder.path().to_owned(), ..state::Config::default() };
     let (state, _flusher) = State::open(config, state::Metrics::default()).unwrap();
-    let deny = deny::Handle::open(state, Audit::open(folder.path()).unwrap(), watch::Sender::default()).unwrap();
-    (Commands { deny, reload: mpsc::channel(1).0 }, folder)
+    let deny =
+        deny::Handle::open(state, Audit::open(folder.path()).unwrap(), watch::Sender::default()).unwrap();
+    let file = folder.path().join("policy.toml");
+    let text = "[[role]]\nname = \"all\"\nmatch = { identity = \"*\" }\npublish = [\"events.#\"]\n";
+    fs::write(&file, text).unwrap();
+    let judge = Judge::new(Policy::load(&file).unwrap(), policy::Metrics::default());
+    (Commands { deny, policy: Desk::new(judge, file), reload: mpsc::channel(1).0 }, folder)
 }
 
 impl Running {
@@ -168,7 +175,7 @@ async fn a_change_passes_over_the_socket_alone() {
     assert!(led.starts_with("HTTP/1.1 403 ") && led.contains("origin"), "{led}");
     let get = "GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     assert!(over_socket(get).await.starts_with("HTTP/1.1 200 "));
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -179,6 +186,22 @@ async fn over_socket(path: &Path, text: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
+}
+
+#[tokio::test]
+async fn the_policy_says_why_it_decides_as_it_does() {
+    let admin = Running::new(|_| {}).await;
+    let ask = async |query: &str| admin.get(&format!("/api/v1/policy/explain?{query}")).await;
+    let yes = ask("identity=site-a/x&verb=publish&topic=events.process.start").await;
+    assert!(yes.starts_with("HTTP/1.1 200 ") && yes.contains("\"allowed\":true"), "{yes}");
+    let no = ask("identity=site-a/x&verb=subscribe&topic=control.%23").await;
+    assert!(no.contains("\"allowed\":false"), "{no}");
+    for (wrong, status) in
+        [("identity=x&verb=publish&topic=a", 422), ("identity=a/b&verb=eat&topic=a", 422), ("", 400)]
+    {
+        let told = ask(wrong).await;
+        assert!(told.starts_with(&format!("HTTP/1.1 {status} ")) && told.contains("problem+json"), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use crate::{
     config::{Config, Drain},
     deny,
     ingress::{self, Ingress},
-    policy::{self, Judge, Policy, PolicyError},
+    policy::{self, Judge, Policy, PolicyError, command::Desk},
     session::{
         self, Sessions, Stages,
         http2::Server,
@@ -134,7 +134,8 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
     let store = ingress.tls().store().clone();
     let grounds = Grounds { material: store.watch(), denials: denied, policy: judge.clone() };
     let roll = leash(grounds, &audit, &counts.session, &mut tasks);
-    let orders = Orders { store, judge: judge.clone(), policy: config.policy.file, audit: audit.clone() };
+    let policy = Desk::new(judge.clone(), config.policy.file);
+    let orders = Orders { store, policy, audit: audit.clone() };
     let commands = commands(deny.clone(), orders, &mut tasks);
     let patience = config.bus.patience();
     let (local, carriers) = Local::open(given, &config.bus, config.in_process, config.unix_socket)?;
@@ -216,8 +217,9 @@ fn leash(grounds: Grounds, audit: &Audit, metrics: &session::Metrics, tasks: &mu
 /// What operators may ask for, and the task that does it.
 fn commands(deny: deny::Handle, orders: Orders, tasks: &mut Tasks) -> Commands {
     let (reload, asked) = Orders::channel();
+    let policy = orders.policy.clone();
     tasks.endless.push(orders.serve(asked).boxed());
-    Commands { deny, reload }
+    Commands { deny, policy, reload }
 }
 
 /// How sessions are sent away.

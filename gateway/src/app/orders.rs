@@ -3,8 +3,6 @@
 //! Files and SIGHUP are followed without anybody asking; whoever asks wants to know what became of it. A reload that is
 //! forced stands in the audit before it is tried: what cannot be recorded is not forced.
 
-use std::path::PathBuf;
-
 use daemoneye_bridge::{
     settings::Chain,
     trust::{self, Store, revocation::Order},
@@ -14,7 +12,7 @@ use tokio::{sync::mpsc, task};
 
 use crate::{
     admin::{Outcome, Reload, Reloaded},
-    policy::Judge,
+    policy::{Applied, Force, command::Desk},
     state::audit::{Action, Audit, AuditError},
 };
 
@@ -22,9 +20,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Orders {
     pub(super) store: Store,
-    pub(super) judge: Judge,
-    /// Where the policy is.
-    pub(super) policy: PathBuf,
+    pub(super) policy: Desk,
     pub(super) audit: Audit,
 }
 
@@ -50,8 +46,9 @@ impl Orders {
             let refused = Outcome::Refused(Chain(&error).to_string());
             return Reloaded { certificates: refused.clone(), policy: refused };
         }
-        let certificates = self.certificates(if force { Order::Any } else { Order::Forward }, actor).await;
-        Reloaded { certificates, policy: self.policy(actor).await }
+        let (order, force) = if force { (Order::Any, Force::Insist) } else { (Order::Forward, Force::Ask) };
+        let certificates = self.certificates(order, actor).await;
+        Reloaded { certificates, policy: self.policy(force, actor).await }
     }
 
     async fn certificates(&self, order: Order, actor: &str) -> Outcome {
@@ -67,17 +64,21 @@ impl Orders {
         }
     }
 
-    async fn policy(&self, actor: &str) -> Outcome {
-        let (judge, file) = (self.judge.clone(), self.policy.clone());
-        match task::spawn_blocking(move || judge.reload(&file)).await {
-            Ok(Ok(())) => {
-                let generation = self.judge.view().borrow().generation;
-                told(self.record(actor, Action::PolicyApplied, json!({ "generation": generation })).await);
-                Outcome::Changed(format!("generation {generation}"))
+    async fn policy(&self, force: Force, actor: &str) -> Outcome {
+        let (desk, by) = (self.policy.clone(), actor.to_owned());
+        match task::spawn_blocking(move || desk.apply(&by, force)).await {
+            Ok(Ok(Applied::Changed { generation, impact })) => {
+                let cut = impact.cut.len();
+                let done = json!({ "generation": generation, "cut": cut });
+                told(self.record(actor, Action::PolicyApplied, done).await);
+                Outcome::Changed(format!(
+                    "generation {generation}; of {} connected {cut} were cut",
+                    impact.connected
+                ))
             }
             Ok(Err(error)) => Outcome::Refused(Chain(&error).to_string()),
-            // The runtime is going away, and this task with it.
-            Err(_gone) => Outcome::Unchanged,
+            // Or the runtime is going away, and this task with it.
+            Ok(Ok(Applied::Unchanged { .. })) | Err(_) => Outcome::Unchanged,
         }
     }
 

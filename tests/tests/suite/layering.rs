@@ -20,7 +20,7 @@ const GATEWAY: &[(&str, &[&str])] = &[
     ("bus", &["policy", "identity"]),
     ("state", &["identity", "snapshot"]),
     ("session", &["identity", "deny", "policy", "bus", "state", "snapshot", "ingress"]),
-    ("admin", &["snapshot", "telemetry", "deny"]),
+    ("admin", &["snapshot", "telemetry", "deny", "policy"]),
     (
         "config",
         &[
