@@ -1,6 +1,7 @@
 //! Behaviour through the front door, one module a group. One binary, because each costs a link step.
 
 mod admission;
+mod cli;
 mod demo;
 mod documents;
 mod drain;
@@ -24,6 +25,9 @@ const PROGRAMS: Programs = Programs {
     gateway: env!("CARGO_BIN_EXE_gateway-under-test"),
     leaf: env!("CARGO_BIN_EXE_leaf-under-test"),
 };
+
+/// What operators ask a gateway with.
+const CLI: &str = env!("CARGO_BIN_EXE_cli-under-test");
 
 /// The `busrt` crate's own broker.
 const BROKER: &str = env!("CARGO_BIN_EXE_busrt-broker");

@@ -53,6 +53,18 @@ function when(stamp) {
   return time;
 }
 
+// How long something still lasts, marked by how soon that is over.
+function left(stamp) {
+  const seconds = Math.round((Date.parse(stamp) - Date.now()) / 1000);
+  const span = document.createElement("span");
+  const level = seconds < 7 * 86400 ? "unhealthy" : seconds < 30 * 86400 ? "degraded" : "healthy";
+  span.className = "word " + level;
+  const steps = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+  const [size, unit] = steps.find(([each]) => seconds >= each) ?? [1, "s"];
+  span.textContent = seconds <= 0 ? "expired" : Math.floor(seconds / size) + " " + unit;
+  return span;
+}
+
 function rate(session, events, asOf) {
   const now = Date.parse(asOf);
   const before = seen.get(session);
@@ -97,6 +109,24 @@ function showCollectors({ live, gone, as_of: asOf }) {
   ]), "Nobody.");
 }
 
+function showDenied({ entries }) {
+  const holding = entries.filter((e) => e.holds);
+  byId("denied-count").textContent = holding.length ? number.format(holding.length) : "";
+  fill("denied", holding.slice(0, 500).map((e) => [
+    e.target, e.reason, e.actor, when(e.since), e.until ?? "for good",
+  ]), "Nobody.");
+}
+
+function showCertificates({ certificates, collectors, forecast }) {
+  fill("forecast", ["gateway", "collectors"].map((whose) => {
+    const counts = forecast[whose];
+    return [whose, counts.expired, counts.in_1d, counts.in_7d, counts.in_30d];
+  }), "");
+  const own = certificates.map((c) => [c.role, c.subject, c.issuer, left(c.not_after), c.not_after]);
+  const theirs = collectors.map((c) => [c.peer, c.subject, c.issuer, left(c.expires), c.expires]);
+  fill("certificates", own.concat(theirs.slice(0, 200)), "None.");
+}
+
 function showRefusals({ total, recent }) {
   byId("refused-count").textContent = total ? number.format(total) : "";
   fill("refused", recent.slice(0, 100).map((r) => [
@@ -106,11 +136,14 @@ function showRefusals({ total, recent }) {
 
 async function turn() {
   try {
-    const paths = ["health", "collectors", "refusals", "bus"].map((part) => read("/api/v1/" + part));
-    const [health, collectors, refusals, bus] = await Promise.all(paths);
+    const parts = ["health", "collectors", "refusals", "bus", "deny-list", "certificates"];
+    const answers = parts.map((part) => read("/api/v1/" + part));
+    const [health, collectors, refusals, bus, denied, certificates] = await Promise.all(answers);
     showHealth(health);
     showCollectors(collectors);
     showRefusals(refusals);
+    showDenied(denied);
+    showCertificates(certificates);
     fill("held", bus.held.map((h) => [h.route, when(h.since)]), "None: every route has a listener, or nothing to tell it.");
     byId("stale").hidden = true;
   } catch {

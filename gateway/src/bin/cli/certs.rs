@@ -8,7 +8,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::cli::{
     client::Gateway,
-    output::{Format, cells, list, number, table, text_of},
+    output::{Format, cells, list, number, table, text_of, when},
 };
 
 /// What is to be shown.
@@ -45,7 +45,7 @@ fn text(certificates: &Value, now: OffsetDateTime) -> String {
     let own = list(certificates, "certificates").map(|each| {
         let mut row = cells(each, &["role", "subject"]);
         row.push(left(text_of(each, "not_after")));
-        row.extend(cells(each, &["not_after", "serial"]));
+        row.extend([when(each, "not_after"), text_of(each, "serial").to_owned()]);
         row
     });
     let mut text = table(&["ROLE", "SUBJECT", "LEFT", "UNTIL", "SERIAL"], own.collect());
@@ -53,7 +53,8 @@ fn text(certificates: &Value, now: OffsetDateTime) -> String {
         .map(|each| {
             let mut row = cells(each, &["peer"]);
             row.push(left(text_of(each, "expires")));
-            row.extend(cells(each, &["expires", "issuer", "serial"]));
+            row.push(when(each, "expires"));
+            row.extend(cells(each, &["issuer", "serial"]));
             row
         })
         .collect();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{
     client::Gateway,
-    output::{Format, cells, list, printable, table, text_of},
+    output::{Format, cells, list, printable, table, text_of, when},
 };
 
 /// What is to be done with the deny-list.
@@ -85,7 +85,7 @@ impl Deny {
                     fields.insert("for".to_owned(), time.into());
                 }
                 format.show(&gateway.post("deny-list", &body)?, |entry| {
-                    let until = printable(until(entry));
+                    let until = printable(&until(entry));
                     format!("denied {} {until}\n", printable(text_of(entry, "target")))
                 })?;
             }
@@ -104,24 +104,21 @@ impl Deny {
 fn text(denied: &Value) -> String {
     let rows: Vec<Vec<String>> = list(denied, "entries")
         .map(|entry| {
-            let mut row = cells(entry, &["target", "reason", "actor", "since"]);
+            let mut row = cells(entry, &["target", "reason", "actor"]);
             let over = entry.get("holds").and_then(Value::as_bool) == Some(false);
-            row.push(if over {
-                format!("over {}", text_of(entry, "until"))
-            } else {
-                until(entry).to_owned()
-            });
+            row.extend([when(entry, "since"), if over { "over".to_owned() } else { until(entry) }]);
             row
         })
         .collect();
     if rows.is_empty() {
         return "nobody is denied\n".to_owned();
     }
-    table(&["TARGET", "REASON", "BY", "SINCE", "UNTIL"], rows)
+    table(&["TARGET", "REASON", "BY", "SINCE", "HOLDS"], rows)
 }
 
-fn until(entry: &Value) -> &str {
-    entry.get("until").and_then(Value::as_str).unwrap_or("for good")
+fn until(entry: &Value) -> String {
+    let until = when(entry, "until");
+    if until.is_empty() { "for good".to_owned() } else { format!("until {until}") }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::cli::{
     client::Gateway,
-    output::{Format, cells, list, printable, table, text_of},
+    output::{Format, cells, list, printable, table, text_of, when},
 };
 
 pub(crate) fn run(gateway: &Gateway, format: Format) -> anyhow::Result<ExitCode> {
@@ -21,7 +21,11 @@ pub(crate) fn run(gateway: &Gateway, format: Format) -> anyhow::Result<ExitCode>
 
 fn text(health: &Value) -> String {
     let summary = printable(&cells(health, &["status", "phase", "version"]).join("  "));
-    let rows = list(health, "components").map(|each| cells(each, &["name", "status", "message", "since"]));
+    let rows = list(health, "components").map(|each| {
+        let mut row = cells(each, &["name", "status", "message"]);
+        row.push(when(each, "since"));
+        row
+    });
     format!("{summary}\n{}", table(&["COMPONENT", "STATUS", "MESSAGE", "SINCE"], rows.collect()))
 }
 

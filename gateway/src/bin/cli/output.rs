@@ -41,11 +41,12 @@ pub(crate) fn table(heads: &[&str], mut rows: Vec<Vec<String>>) -> String {
     rows.iter().map(|row| lines(row, &widths)).collect()
 }
 
-/// Takes from the widest columns until all fit.
+/// Takes from the widest columns until all fit; from the first, by which a row is found, only if it is over half a line.
 fn fit(mut widths: Vec<usize>) -> Vec<usize> {
     let gaps = GAP.len() * widths.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > WIDTH {
-        match widths.iter_mut().max() {
+        let spare = |(column, width): &(usize, &mut usize)| *column > 0 || **width > WIDTH / 2;
+        match widths.iter_mut().enumerate().filter(spare).map(|(_, width)| width).max() {
             Some(widest) if *widest > NARROWEST => *widest -= 1,
             _ => break,
         }
@@ -126,6 +127,15 @@ pub(crate) fn cells(value: &Value, keys: &[&str]) -> Vec<String> {
     keys.iter().map(|key| text_of(value, key).to_owned()).collect()
 }
 
+/// The moment at `key`, to the minute; what is no moment stays as it is.
+pub(crate) fn when(value: &Value, key: &str) -> String {
+    let text = text_of(value, key);
+    match (text.get(..10), text.get(11..16), text.get(10..11)) {
+        (Some(day), Some(minute), Some("T")) if text.ends_with('Z') => format!("{day} {minute}Z"),
+        _ => text.to_owned(),
+    }
+}
+
 /// Characters of a line.
 pub(crate) const WIDTH: usize = 100;
 
@@ -153,6 +163,15 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         assert_eq!(text.matches("word").count(), 60);
         assert_eq!(text.matches('x').count(), 90);
+    }
+
+    #[test]
+    fn a_moment_is_told_to_the_minute() {
+        let value = serde_json::json!({"a": "2026-11-28T21:59:05.54Z", "b": "for good"});
+        assert_eq!(
+            [when(&value, "a"), when(&value, "b"), when(&value, "c")],
+            ["2026-11-28 21:59Z", "for good", ""]
+        );
     }
 
     #[test]
