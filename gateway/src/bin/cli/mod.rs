@@ -16,6 +16,7 @@ mod collectors;
 mod deny;
 mod health;
 mod pki;
+mod policy;
 mod refusals;
 mod reload;
 
@@ -51,6 +52,8 @@ enum Command {
     /// Its keys lie unencrypted beside what they sign, nobody approves what is issued, and nothing is logged. For production
     /// use a CA that your organisation runs: step-ca, Vault, cert-manager, SPIRE, AD CS.
     Pki(pki::Pki),
+    /// Tries a policy before it is in force, and tells which line decides.
+    Policy(policy::Policies),
     /// Shows who was refused, why, and what to do about it.
     Refusals,
     /// Has certificates, revocation lists and policy read again.
@@ -72,6 +75,7 @@ impl Cli {
             Command::Collectors => collectors::run(&gateway, format),
             Command::Deny(deny) => deny.run(&gateway, format),
             Command::Pki(pki) => pki.run(format),
+            Command::Policy(policies) => policies.run(&gateway, format),
             Command::Refusals => refusals::run(&gateway, format),
             Command::Reload(reload) => reload.run(&gateway, format),
         }
