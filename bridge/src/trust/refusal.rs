@@ -17,6 +17,8 @@ pub enum RefusalReason {
     AnchorExpired,
     /// A name in the certificate has the form of an identity with a part that cannot be one.
     BadName,
+    /// A proxy did not say for whom it connects.
+    BadProxyHeader,
     /// A signature of the path does not check out.
     BadSignature,
     /// The certificate is one of an authority.
@@ -29,11 +31,13 @@ pub enum RefusalReason {
     ChainBroken,
     /// Building a path would cost too much.
     ChainTooComplex,
+    /// A peer that was proven connects again and again, and has to wait.
+    CoolingDown,
     /// The longest silent one made room while too many had yet to say who they are.
     Crowded,
     /// As many peers are connected as may be.
     Full,
-    /// No version, suite, group or protocol in common.
+    /// No protocol in common.
     Incompatible,
     /// A certificate cannot be read.
     Malformed,
@@ -51,8 +55,16 @@ pub enum RefusalReason {
     NotTls,
     /// The key of the certificate was not proven to be held.
     PossessionNotProven,
+    /// Too many connections of a network, or of all, prove nothing.
+    RateExceeded,
     /// The handshake took too long.
     TimedOut,
+    /// TLS 1.2 without the extended master secret.
+    TlsMasterSecret,
+    /// No cipher suite or group in common.
+    TlsSuite,
+    /// No version of TLS in common.
+    TlsVersion,
     /// More certificates than are looked at.
     TooManyCertificates,
     /// The issuer is not among the anchors.
@@ -69,17 +81,19 @@ pub enum RefusalReason {
 
 impl RefusalReason {
     /// Every reason, for metrics that begin at zero.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 34] = [
         Self::Aborted,
         Self::AmbiguousIdentity,
         Self::AnchorExpired,
         Self::BadName,
+        Self::BadProxyHeader,
         Self::BadSignature,
         Self::CaAsLeaf,
         Self::CertificateExpired,
         Self::CertificateNotYetValid,
         Self::ChainBroken,
         Self::ChainTooComplex,
+        Self::CoolingDown,
         Self::Crowded,
         Self::Full,
         Self::Incompatible,
@@ -91,7 +105,11 @@ impl RefusalReason {
         Self::NoRole,
         Self::NotTls,
         Self::PossessionNotProven,
+        Self::RateExceeded,
         Self::TimedOut,
+        Self::TlsMasterSecret,
+        Self::TlsSuite,
+        Self::TlsVersion,
         Self::TooManyCertificates,
         Self::UnknownIssuer,
         Self::UnsupportedAlgorithm,
@@ -108,12 +126,14 @@ impl RefusalReason {
             Self::AmbiguousIdentity => "ambiguous_identity",
             Self::AnchorExpired => "anchor_expired",
             Self::BadName => "bad_name",
+            Self::BadProxyHeader => "bad_proxy_header",
             Self::BadSignature => "bad_signature",
             Self::CaAsLeaf => "ca_as_leaf",
             Self::CertificateExpired => "certificate_expired",
             Self::CertificateNotYetValid => "certificate_not_yet_valid",
             Self::ChainBroken => "chain_broken",
             Self::ChainTooComplex => "chain_too_complex",
+            Self::CoolingDown => "cooling_down",
             Self::Crowded => "crowded",
             Self::Full => "full",
             Self::Incompatible => "incompatible",
@@ -125,7 +145,11 @@ impl RefusalReason {
             Self::NoRole => "no_role",
             Self::NotTls => "not_tls",
             Self::PossessionNotProven => "possession_not_proven",
+            Self::RateExceeded => "rate_exceeded",
             Self::TimedOut => "timed_out",
+            Self::TlsMasterSecret => "tls_master_secret",
+            Self::TlsSuite => "tls_suite",
+            Self::TlsVersion => "tls_version",
             Self::TooManyCertificates => "too_many_certificates",
             Self::UnknownIssuer => "unknown_issuer",
             Self::UnsupportedAlgorithm => "unsupported_algorithm",
@@ -149,6 +173,9 @@ impl RefusalReason {
             Self::BadName => {
                 "site and name are 1 to 63 characters of a-z, 0-9, `_` and `-`; wildcards are no identity"
             }
+            Self::BadProxyHeader => {
+                "let the load balancer send PROXY protocol version 2, or take its address out of tcp.proxy.from"
+            }
             Self::BadSignature => {
                 "the chain was put together from certificates of different authorities, or two authorities share a name"
             }
@@ -159,11 +186,12 @@ impl RefusalReason {
                 "every certificate between leaf and anchor must be an authority's, within its path length"
             }
             Self::ChainTooComplex => "present the leaf and its intermediates only",
-            Self::Crowded => "many connect and say nothing: look who they are, or raise tcp.max_handshakes",
-            Self::Full => "raise tcp.max_connections, or add a gateway",
-            Self::Incompatible => {
-                "the other end must speak TLS 1.2 or 1.3 with ECDHE and AEAD, and offer ALPN h2"
+            Self::CoolingDown => {
+                "its process or network fails again and again: look at its log; see tcp.flapping"
             }
+            Self::Crowded => "many connect and say nothing: look who they are, or raise tcp.max_waiting",
+            Self::Full => "raise tcp.max_connections, or add a gateway",
+            Self::Incompatible => "the other end must offer ALPN h2",
             Self::Malformed => "the certificate cannot be read: issue it again",
             Self::Misbehaved => "the other end does not follow TLS; check for a middlebox or a faulty client",
             Self::NameConstraint => {
@@ -182,7 +210,19 @@ impl RefusalReason {
             Self::PossessionNotProven => {
                 "the key that signed is not the certificate's: check key_file, or somebody borrows the certificate"
             }
-            Self::TimedOut => "the network is slow or the stranger silent; see tcp.connection_timeout",
+            Self::RateExceeded => {
+                "somebody scans or floods, or the certificates of a whole site are refused: look at the other reasons from there; see tcp.rates"
+            }
+            Self::TimedOut => "the network is slow or the stranger silent; see tcp.greeting_timeout, tcp.handshake_timeout",
+            Self::TlsMasterSecret => {
+                "the other end must speak TLS 1.3, or TLS 1.2 with the extended master secret (RFC 7627)"
+            }
+            Self::TlsSuite => {
+                "the other end must offer ECDHE with AEAD: AES-GCM or ChaCha20-Poly1305, on X25519, P-256 or P-384"
+            }
+            Self::TlsVersion => {
+                "the other end must speak TLS 1.2 or 1.3; see tcp.tls_config.min_tls_version"
+            }
             Self::TooManyCertificates => "present the leaf and its intermediates only, five at most",
             Self::UnknownIssuer => {
                 "put the issuing authority into ca_file, and let the other end present its intermediates"

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Admin},
-    app::{Addresses, Gateway, Reception, grpc, local::Local, reload, views},
+    app::{Addresses, Gateway, Reception, descriptors, grpc, local::Local, reload, views},
     bus::AuthorizedBus,
     config::{Config, Drain},
     ingress::{self, Ingress},
@@ -108,7 +108,8 @@ impl fmt::Display for Summary {
 }
 
 /// Makes and binds every stage; nothing moves yet.
-pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<Gateway, BindError> {
+pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Result<Gateway, BindError> {
+    descriptors::make_room(&mut config)?;
     let front = Lifecycle::new();
     let mut metrics = Metrics::default();
     let counts = Counts::register(&mut metrics);
@@ -206,6 +207,16 @@ pub enum BindError {
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] admin::BindError),
+    /// Too few descriptors for anything.
+    #[error(
+        "could not make room for connections: {limit} file descriptors are fewer than the {least} it takes; raise the limit (LimitNOFILE, ulimit -n)"
+    )]
+    Descriptors {
+        /// What this process may have.
+        limit: usize,
+        /// What it needs.
+        least: usize,
+    },
     /// The door for local clients.
     #[error(transparent)]
     Door(#[from] DoorError),

@@ -35,6 +35,8 @@ use crate::{
 
 mod build;
 
+mod descriptors;
+
 mod grpc;
 
 mod local;
@@ -239,6 +241,9 @@ struct Reception {
 impl Reception {
     /// Serves one peer to its end.
     async fn receive(self, stream: PeerStream) {
+        if let Some(declined) = stream.declined() {
+            return self.server.decline(stream, &declined.over.to_string(), declined.wait).await;
+        }
         let (peer, remote) = (stream.peer().clone(), stream.remote());
         if !self.judge.knows(&peer) {
             // It is served all the same: each of its calls is answered with why it may not be made.

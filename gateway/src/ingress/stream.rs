@@ -7,7 +7,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use daemoneye_bridge::trust::RefusalReason;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -16,8 +15,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     identity::VerifiedPeer,
-    listener::Slot,
-    tls::{Refusal, Secured, Stage},
+    ingress::caps::{Declined, Slot},
+    tls::Secured,
 };
 
 /// What a peer reads from and writes to.
@@ -26,16 +25,15 @@ pub struct PeerStream {
     io: TlsStream<TcpStream>,
     peer: VerifiedPeer,
     remote: SocketAddr,
+    declined: Option<Declined>,
     /// One of the connections that there may be; free again when this is dropped.
     _slot: Slot,
 }
 
 impl PeerStream {
-    pub(super) fn new(secured: Secured, peer: VerifiedPeer) -> Result<Self, Refusal> {
-        let full = secured.refuse(Stage::Listener, RefusalReason::Full);
-        let (io, remote, place) = secured.into_parts();
-        let slot = place.claim().map_err(|_full| full)?;
-        Ok(Self { io, peer, remote, _slot: slot })
+    pub(super) fn new(secured: Secured, peer: VerifiedPeer, (slot, declined): (Slot, Option<Declined>)) -> Self {
+        let (io, remote) = secured.into_parts();
+        Self { io, peer, remote, declined, _slot: slot }
     }
 
     /// Who is at the other end.
@@ -48,6 +46,12 @@ impl PeerStream {
     #[must_use]
     pub const fn remote(&self) -> SocketAddr {
         self.remote
+    }
+
+    /// Why the peer is to be told that it is not served, if it is not.
+    #[must_use]
+    pub const fn declined(&self) -> Option<Declined> {
+        self.declined
     }
 }
 

@@ -55,7 +55,8 @@ impl Service {
         let rights = hall.judge.rights(caller.peer())?;
         let presence = hall.registry.admit(Guest::Greeting, caller.peer().id())?;
         let (wire, answers) = mpsc::channel(Outbox::ROOM);
-        let visitor = Visitor { rights, remote: caller.remote(), presence, cut: cut(caller) };
+        let (remote, retiring) = (caller.remote(), caller.retiring().clone());
+        let visitor = Visitor { rights, remote, presence, cut: cut(caller), retiring };
         hall.leash.spawn(link::run(Arc::clone(hall), visitor, inbound, wire));
         Ok(ReceiverStream::new(answers))
     }

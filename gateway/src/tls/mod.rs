@@ -18,7 +18,7 @@ use daemoneye_bridge::trust::{Files, Floor};
 use serde::Deserialize;
 
 pub use self::{
-    acceptor::{Acceptor, Secured},
+    acceptor::{Acceptor, Deadlines, Secured},
     metrics::Metrics,
     refusals::{Refusal, Refusals, Stage},
 };

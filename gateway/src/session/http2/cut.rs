@@ -12,6 +12,8 @@ use tonic::Status;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CutReason {
+    /// The connection is old, and its peer was told so.
+    Aged,
     /// The gateway is going away, and has waited long enough.
     Draining,
     /// A certificate of its path expired.
@@ -25,6 +27,7 @@ impl CutReason {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Aged => "aged",
             Self::Draining => "draining",
             Self::Expired => "certificate_expired",
             Self::Revoked => "revoked",
@@ -35,6 +38,7 @@ impl CutReason {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
+            Self::Aged => Status::unavailable("the connection is old: come back on a new one"),
             Self::Draining => Status::unavailable("the gateway is going away"),
             Self::Expired => Status::unauthenticated("the certificate has expired"),
             Self::Revoked => Status::permission_denied("the right to be connected was withdrawn"),
