@@ -15,3 +15,7 @@ kill rounds="20":
 # One bench (throughput, latency, spool) with the profile that images are built with.
 bench name:
     cargo bench --profile dist -p daemoneye-tests --bench {{name}}
+
+# The flood at its full size: 15,000 half-open connections, 1,000 junk handshakes, 1,000 silent peers.
+flood:
+    DAEMONEYE_TEST_FLOOD=full cargo test --release -p daemoneye-tests --test suite -- flood --nocapture --test-threads 1

@@ -6,6 +6,7 @@
 pub mod embed;
 pub mod engine;
 pub mod eventually;
+pub mod greeting;
 pub mod load;
 pub mod measure;
 pub mod peer;

@@ -213,16 +213,16 @@ impl RefusalReason {
             Self::RateExceeded => {
                 "somebody scans or floods, or the certificates of a whole site are refused: look at the other reasons from there; see tcp.rates"
             }
-            Self::TimedOut => "the network is slow or the stranger silent; see tcp.greeting_timeout, tcp.handshake_timeout",
+            Self::TimedOut => {
+                "the network is slow or the stranger silent; see tcp.greeting_timeout, tcp.handshake_timeout"
+            }
             Self::TlsMasterSecret => {
                 "the other end must speak TLS 1.3, or TLS 1.2 with the extended master secret (RFC 7627)"
             }
             Self::TlsSuite => {
                 "the other end must offer ECDHE with AEAD: AES-GCM or ChaCha20-Poly1305, on X25519, P-256 or P-384"
             }
-            Self::TlsVersion => {
-                "the other end must speak TLS 1.2 or 1.3; see tcp.tls_config.min_tls_version"
-            }
+            Self::TlsVersion => "the other end must speak TLS 1.2 or 1.3; see tcp.tls_config.min_tls_version",
             Self::TooManyCertificates => "present the leaf and its intermediates only, five at most",
             Self::UnknownIssuer => {
                 "put the issuing authority into ca_file, and let the other end present its intermediates"

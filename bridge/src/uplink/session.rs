@@ -19,6 +19,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{self, Instant},
 };
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::{
@@ -41,6 +42,8 @@ pub(super) enum End {
     Drained { after: Duration, alternatives: Vec<String> },
     /// We wanted to go, and everything is settled.
     Finished,
+    /// The next connection stands, and everything is settled, or was not in time.
+    Moved,
 }
 
 /// What a session is given by the uplink.
@@ -74,6 +77,10 @@ pub(super) struct Session {
     outbound: Option<mpsc::Sender<LinkRequest>>,
     inbound: Streaming<LinkResponse>,
     phase: Phase,
+    /// Cancelled by the keeper once the next connection stands.
+    departure: CancellationToken,
+    /// Cancelled when the gateway wants us on another connection at once.
+    retired: CancellationToken,
 }
 
 /// Where a conversation is.
@@ -87,6 +94,7 @@ enum Phase {
 
 /// What happened next.
 enum Happened {
+    Depart,
     Finish,
     Heard(Result<Option<LinkResponse>, tonic::Status>),
     Read(usize, Option<Chunk>, Cut),
@@ -112,14 +120,32 @@ impl Session {
             outbound: Some(outbound),
             inbound,
             phase: Phase::Carrying,
+            departure: CancellationToken::new(),
+            retired: CancellationToken::new(),
         }
     }
 
+    /// What makes it settle and end with [`End::Moved`].
+    pub(super) fn departure(&self) -> CancellationToken {
+        self.departure.clone()
+    }
+
+    /// What tells that the gateway wants us on another connection at once.
+    pub(super) fn retired(&self) -> CancellationToken {
+        self.retired.clone()
+    }
+
     /// Carries events until the session ends.
+    ///
+    /// Not cancel safe: a session whose carrying was dropped is to be dropped too.
     pub(super) async fn carry(&mut self) -> Result<End, Failure> {
         loop {
             self.turn_to_leave();
             let end = match self.next().await {
+                Happened::Depart => {
+                    self.begin_to_leave(End::Moved);
+                    None
+                }
                 Happened::Finish => None,
                 Happened::Heard(heard) => self.hear(heard).await?,
                 Happened::Read(lane, chunk, cut) => self.take_in(lane, chunk, cut).await?,
@@ -143,13 +169,14 @@ impl Session {
         let cut = self.cut();
         let to_send = !self.control.is_empty() || (carrying && self.pick().is_some());
         let due = self.due();
-        let Self { inbound, outbound, lanes: [first, second], terms, .. } = self;
+        let Self { inbound, outbound, lanes: [first, second], terms, departure, .. } = self;
         let finishing = terms.finish.borrow().is_some();
         tokio::select! {
             biased;
             // Acks make room, and a drain stops us: first.
             heard = inbound.message() => Happened::Heard(heard),
             () = time::sleep_until(due) => Happened::Tick,
+            () = departure.cancelled(), if carrying => Happened::Depart,
             Ok(_) = terms.finish.wait_for(Option::is_some), if !finishing => Happened::Finish,
             room = room(outbound.as_ref()), if to_send && outbound.is_some() => Happened::Room(room),
             chunk = first.read(cut), if carrying && first.is_hungry() => Happened::Read(0, chunk, cut),
@@ -288,6 +315,12 @@ impl Session {
             }
             Some(Heard::Drain(drain)) => {
                 let after = drain.reconnect_after.and_then(|after| Duration::try_from(after).ok());
+                if after.is_none_or(|after| after.is_zero()) {
+                    // It stays, this connection does not: another one is made first.
+                    tracing::debug!(gateway = %self.terms.gateway, "connection is old");
+                    self.retired.cancel();
+                    return Ok(());
+                }
                 tracing::info!(gateway = %self.terms.gateway, ?after, "gateway is going away");
                 let end = End::Drained {
                     after: after.unwrap_or_default(),

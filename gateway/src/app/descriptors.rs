@@ -14,7 +14,7 @@ use crate::{app::BindError, config::Config, ingress};
 const OWN: usize = 64;
 
 /// Fewer would be no federation.
-const LEAST: usize = 8;
+const LEAST: usize = 16;
 
 /// Raises the limit of this process as far as it goes, and lowers the caps of the federation port to what is left.
 pub(super) fn make_room(config: &mut Config) -> Result<(), BindError> {
@@ -51,25 +51,27 @@ fn port(tcp: &ingress::Config) -> usize {
     tcp.limits.connections.saturating_add(unproven.get()).get().saturating_add(tcp.limits.polite())
 }
 
-/// Lowers the caps until they fit into `left`: the unproven first, down to an eighth of it.
+/// Lowers the caps until they fit into `left`, of which the unproven get less than a fifth.
 fn fit(tcp: &mut ingress::Config, left: usize) -> Option<()> {
-    let least = NonZeroUsize::new(left / 16)?;
     if left < LEAST {
         return None;
     }
-    tcp.listener.max_handshakes = tcp.listener.max_handshakes.min(least);
-    let others = port(tcp).saturating_sub(tcp.listener.max_waiting.get());
-    let room = NonZeroUsize::new(left.saturating_sub(others)).unwrap_or(least).max(least);
-    tcp.listener.max_waiting = tcp.listener.max_waiting.min(room);
-    let others = port(tcp).saturating_sub(tcp.limits.connections.get());
-    tcp.limits.connections = tcp.limits.connections.min(NonZeroUsize::new(left.saturating_sub(others))?);
+    let listener = &mut tcp.listener;
+    listener.max_handshakes = listener.max_handshakes.min(NonZeroUsize::new(left / 16)?);
+    listener.max_waiting = listener.max_waiting.min(NonZeroUsize::new(left / 8)?);
+    let unproven = listener.max_handshakes.saturating_add(listener.max_waiting.get());
+    let room = left.saturating_sub(unproven.get());
+    // An eighth more, four at the least, is told that there is no room.
+    let connections = room.saturating_sub(4).min(room.saturating_mul(8) / 9);
+    tcp.limits.connections = tcp.limits.connections.min(NonZeroUsize::new(connections)?);
     Some(())
 }
 
 /// Raises the limit to `wanted` or as far as it goes; returns what it is then.
 fn raise(wanted: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let number = |limit: Option<u64>| limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let number =
+        |limit: Option<u64>| limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     if number(current) >= wanted {
         return number(current);
     }
@@ -86,7 +88,7 @@ mod tests {
 
     #[test]
     fn caps_are_lowered_to_what_is_left_and_no_further() {
-        for left in [40, 100, 1000, 5000] {
+        for left in [16, 40, 100, 1000, 5000] {
             let mut tcp = Config::default().tcp;
             tcp.limits.connections = NonZeroUsize::new(12_000).unwrap();
             fit(&mut tcp, left).unwrap();
@@ -94,6 +96,6 @@ mod tests {
             assert!(port(&tcp) >= left * 2 / 3, "{} of {left}", port(&tcp));
         }
         let mut tcp = Config::default().tcp;
-        assert_eq!(fit(&mut tcp, 4), None);
+        assert_eq!(fit(&mut tcp, 15), None);
     }
 }

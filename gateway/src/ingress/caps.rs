@@ -139,7 +139,8 @@ impl Caps {
 
 impl Table {
     fn over(&self, limits: &Limits, peer: &PeerId) -> Option<Over> {
-        let is_full = |count: Option<&usize>, most: NonZeroUsize| count.is_some_and(|count| *count >= most.get());
+        let is_full =
+            |count: Option<&usize>, most: NonZeroUsize| count.is_some_and(|count| *count >= most.get());
         if is_full(self.by_peer.get(peer), limits.per_peer) {
             return Some(Over::Peer);
         }

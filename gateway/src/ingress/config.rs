@@ -171,7 +171,9 @@ mod tests {
         let read = |json: &str| serde_json::from_str::<Config>(json).map_err(|error| error.to_string());
         assert!(read(r#"{"bind_address": "localhost"}"#).unwrap_err().contains("such as \"127.0.0.1:8443\""));
         assert!(read(r#"{"max_connections": 0}"#).unwrap_err().contains("1 to 1000000"));
-        assert!(read(r#"{"greeting_timeout": "0s"}"#).unwrap_err().contains("greeting_timeout must be 100ms"));
+        assert!(
+            read(r#"{"greeting_timeout": "0s"}"#).unwrap_err().contains("greeting_timeout must be 100ms")
+        );
         assert!(read(r#"{"tls_config": {"verify_client": false}}"#).unwrap_err().contains("mandatory"));
     }
 }

@@ -72,7 +72,8 @@ impl TryFrom<File> for Config {
         if file.first_pause > file.longest_pause {
             return Err("first_pause must be at most longest_pause");
         }
-        let remembered = NonZeroUsize::new(file.remembered).filter(|most| (64..=1 << 20).contains(&most.get()));
+        let remembered =
+            NonZeroUsize::new(file.remembered).filter(|most| (64..=1 << 20).contains(&most.get()));
         Ok(Self {
             pace: Pace::new(file.per_second, file.burst),
             first_pause: file.first_pause,
@@ -157,7 +158,11 @@ mod tests {
                 }
             };
             assert!(flaps.arrive(&other, now).is_ok(), "others are not concerned");
-            assert_eq!(flaps.arrive(&peer, now + SECOND), Err(pause - SECOND), "asking does not make it longer");
+            assert_eq!(
+                flaps.arrive(&peer, now + SECOND),
+                Err(pause - SECOND),
+                "asking does not make it longer"
+            );
             pauses.push(pause.as_secs());
             now += pause;
         }

@@ -31,7 +31,11 @@ pub struct PeerStream {
 }
 
 impl PeerStream {
-    pub(super) fn new(secured: Secured, peer: VerifiedPeer, (slot, declined): (Slot, Option<Declined>)) -> Self {
+    pub(super) fn new(
+        secured: Secured,
+        peer: VerifiedPeer,
+        (slot, declined): (Slot, Option<Declined>),
+    ) -> Self {
         let (io, remote) = secured.into_parts();
         Self { io, peer, remote, declined, _slot: slot }
     }

@@ -32,11 +32,11 @@ use tokio::{
     time::{self, Instant},
 };
 
-pub use self::{crowd::Place, rates::Config as RatesConfig};
 use self::{
     crowd::Crowd,
     rates::{Over, Rates, Toll},
 };
+pub use self::{crowd::Place, rates::Config as RatesConfig};
 
 /// Settings of the listener; every value is usable as it stands. Read as a part of the section `[tcp]`.
 #[derive(Clone, Debug)]
@@ -136,7 +136,8 @@ impl Listener {
         if crowded {
             self.metrics.crowded.inc();
         }
-        let door = Door { rates: self.rates.clone(), proxy: Arc::clone(&self.proxy), metrics: self.metrics.clone() };
+        let door =
+            Door { rates: self.rates.clone(), proxy: Arc::clone(&self.proxy), metrics: self.metrics.clone() };
         let proxied = by_proxy.then_some(door);
         Ok(Accepted { tcp, remote, place, toll, proxied })
     }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Settings of the PROXY protocol; every value is usable as it stands.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "File")]
 pub struct Config {
     from: Vec<IpNet>,
@@ -54,13 +54,20 @@ impl TryFrom<File> for Config {
         let network = |text: &String| {
             let one = || text.parse::<IpAddr>().map(IpNet::from);
             let network = text.parse::<IpNet>().or_else(|_| one());
-            network.map_err(|_| format!("{text:?} in from is no address and no network such as \"10.1.2.0/24\""))
+            network
+                .map_err(|_| format!("{text:?} in from is no address and no network such as \"10.1.2.0/24\""))
         };
         let from = file.from.iter().map(network).collect::<Result<Vec<_>, _>>()?;
         if from.iter().any(|network| network.prefix_len() == 0) {
             return Err("from must not be everybody: anyone could then come under any address".to_owned());
         }
         Ok(Self { from, timeout: file.timeout })
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::try_from(File::default()).expect("the defaults are within their own bounds")
     }
 }
 

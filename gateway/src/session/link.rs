@@ -64,7 +64,8 @@ where
             outbox.say(Frame::Welcome(welcome));
             let clocks = Clocks::new(hall.config.heartbeat);
             let (judge, drain) = (hall.judge.clone(), hall.drain.clone());
-            let actor = Actor { inbound, outbox, carrier, seat, judge, cut: cut.boxed(), clocks, drain, retiring };
+            let actor =
+                Actor { inbound, outbox, carrier, seat, judge, cut: cut.boxed(), clocks, drain, retiring };
             async move {
                 tracing::info!("peer joined");
                 actor.run().await;

@@ -117,15 +117,14 @@ impl Acceptor {
         // A client that offers no protocol at all is let through by rustls.
         match stream.get_ref().1.alpn_protocol() {
             Some(H2) => Ok(stream),
-            _ => Err(Failure::Broken(io::Error::new(io::ErrorKind::InvalidData, Error::NoApplicationProtocol))),
+            _ => {
+                Err(Failure::Broken(io::Error::new(io::ErrorKind::InvalidData, Error::NoApplicationProtocol)))
+            }
         }
     }
 }
 
-async fn within<T>(
-    patience: Duration,
-    step: impl Future<Output = io::Result<T>>,
-) -> Result<T, Failure> {
+async fn within<T>(patience: Duration, step: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
     time::timeout(patience, step).await.map_err(|_elapsed| Failure::TimedOut)?.map_err(Failure::Broken)
 }
 

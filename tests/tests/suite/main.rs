@@ -7,6 +7,7 @@ mod drain;
 mod interop;
 mod kill;
 mod layering;
+mod limits;
 mod outage;
 mod publish;
 
