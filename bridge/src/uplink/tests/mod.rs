@@ -275,8 +275,12 @@ async fn closing_without_a_gateway_ends_when_patience_does() {
     assert!(!trouble.lasting);
 }
 
-/// The next session of a leaf that moves: what the old one still carried, and where the new one goes on.
-async fn moved(gateway: &mut Scripted, mut old: gateway::Conversation, stream: &Bytes) -> v1::Hello {
+/// The next session of a leaf that moves, which goes on where the old one ended; both are read to event 6.
+async fn moved(
+    gateway: &mut Scripted,
+    mut old: gateway::Conversation,
+    stream: &Bytes,
+) -> gateway::Conversation {
     let mut acked = 3;
     while let Some(frame) = old.next().await {
         if let Frame::Batch(batch) = frame {
@@ -293,7 +297,7 @@ async fn moved(gateway: &mut Scripted, mut old: gateway::Conversation, stream: &
         assert_eq!(batch.first_seq, next);
         next += batch.events.len() as u64;
     }
-    hello
+    session
 }
 
 #[tokio::test]
@@ -306,7 +310,7 @@ async fn a_leaf_whose_certificate_is_renewed_moves_over_and_settles_what_is_in_f
     gateway.renew();
     publish(&collector, CRITICAL, 4..=6).await;
     session.ack(&stream, 3, Vec::new()).await;
-    moved(&mut gateway, session, &stream).await;
+    let _session = moved(&mut gateway, session, &stream).await;
     until(&mut collector.status(), |status| status.sessions == 2 && status.last_error.is_none()).await;
 }
 
@@ -320,7 +324,7 @@ async fn a_leaf_that_is_told_that_its_connection_is_old_makes_the_next_one_first
     session.say(link_response::Frame::Drain(v1::Drain::default())).await;
     publish(&collector, CRITICAL, 4..=6).await;
     session.ack(&stream, 3, Vec::new()).await;
-    moved(&mut gateway, session, &stream).await;
+    let _session = moved(&mut gateway, session, &stream).await;
     until(&mut collector.status(), |status| status.sessions == 2 && status.last_error.is_none()).await;
 }
 
