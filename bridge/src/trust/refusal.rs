@@ -161,6 +161,7 @@ impl RefusalReason {
 
     /// What an operator can do about it.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a table, an entry a reason")]
     pub const fn hint(self) -> &'static str {
         match self {
             Self::Aborted => {

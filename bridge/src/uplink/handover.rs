@@ -57,13 +57,13 @@ enum Former {
 
 impl Keeper {
     /// Carries events over one connection after the other, as long as each follows the one before without a gap.
+    #[expect(clippy::significant_drop_tightening, reason = "a connection is held for as long as it serves")]
     pub(super) async fn attempt(&mut self, gateway: &Gateway) -> Result<Attempt, Failure> {
-        let mut line = self.connect(gateway).await?;
+        let mut line = Box::pin(self.connect(gateway)).await?;
         // The connection before, until this one is welcomed.
         let mut before: Option<Line> = None;
         loop {
-            let Dialled { client, nursery, .. } = &mut line.dialled;
-            let greeted = nursery.beside(self.meet(gateway, client)).await;
+            let greeted = self.greet(gateway, &mut line).await;
             let session = match (greeted, before.take()) {
                 (Ok(session), old) => {
                     if let Some(old) = old {
@@ -87,7 +87,7 @@ impl Keeper {
                 line.dialled.wind_up().await;
                 return Ok(Attempt::Renewed);
             };
-            let carried = self.carry(gateway, &mut line, &mut session).await;
+            let carried = Box::pin(self.carry(gateway, &mut line, &mut session)).await;
             self.note_sent(session.sent());
             drop(session);
             match carried {
@@ -104,6 +104,11 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    async fn greet(&self, gateway: &Gateway, line: &mut Line) -> Result<Option<Session>, Failure> {
+        let Dialled { client, nursery, .. } = &mut line.dialled;
+        nursery.beside(self.meet(gateway, client)).await
     }
 
     async fn connect(&self, gateway: &Gateway) -> Result<Line, Failure> {
@@ -158,7 +163,7 @@ impl Keeper {
         loop {
             let is_renewed = !material.borrow_and_update().has_same_key(used);
             if is_renewed || retired.is_cancelled() {
-                match self.connect(gateway).await {
+                match Box::pin(self.connect(gateway)).await {
                     Ok(line) => return Some(line),
                     Err(failure) => {
                         tracing::warn!(%gateway, error = %Chain(&failure), "next connection not made, the old one is kept");

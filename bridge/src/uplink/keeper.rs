@@ -207,7 +207,7 @@ impl Keeper {
 
     /// Says hello; the session if welcomed, none if a stream had to be given a new name.
     pub(super) async fn meet(
-        &mut self,
+        &self,
         gateway: &Gateway,
         client: &mut Client,
     ) -> Result<Option<Session>, Failure> {

@@ -39,7 +39,7 @@ pub(super) fn make_room(config: &mut Config) -> Result<(), BindError> {
 }
 
 /// What is kept back from the federation port.
-fn kept(config: &Config) -> usize {
+const fn kept(config: &Config) -> usize {
     let admin = config.admin.max_connections.get();
     let probes = if config.admin.probe_address.is_some() { admin } else { 0 };
     OWN.saturating_add(admin).saturating_add(probes).saturating_add(config.unix_socket.max_connections.get())

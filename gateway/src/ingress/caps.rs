@@ -115,6 +115,7 @@ impl Caps {
     }
 
     /// Counts a peer in, if it may be.
+    #[expect(clippy::significant_drop_tightening, reason = "judged and counted under one lock")]
     pub(super) fn enter(&self, peer: &PeerId) -> Entry {
         let mut table = self.lock();
         let over = match table.flaps.arrive(peer, Instant::now()) {

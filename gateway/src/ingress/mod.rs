@@ -43,7 +43,7 @@ impl Gate {
     ///
     /// [`Refusal`] says which stage turned it away and why.
     async fn admit(&self, accepted: Accepted) -> Result<PeerStream, Refusal> {
-        let accepted = accepted.introduced().await.map_err(turned)?;
+        let accepted = accepted.introduced().await.map_err(|away| turned(&away))?;
         let secured = self.tls.handshake(accepted).await?;
         let peer = match self.directory.identify(secured.chain()) {
             Ok(peer) => peer,
@@ -69,7 +69,7 @@ impl Gate {
 }
 
 /// Accounts for whoever was turned away before its handshake.
-fn turned(turned: Turned) -> Refusal {
+fn turned(turned: &Turned) -> Refusal {
     let reason = match &turned.why {
         Away::Crowded => RefusalReason::Crowded,
         Away::Proxy(_) => RefusalReason::BadProxyHeader,
@@ -78,7 +78,7 @@ fn turned(turned: Turned) -> Refusal {
     refusal(reason, turned.why.to_string(), turned.remote)
 }
 
-fn refusal(reason: RefusalReason, detail: String, remote: SocketAddr) -> Refusal {
+const fn refusal(reason: RefusalReason, detail: String, remote: SocketAddr) -> Refusal {
     Refusal { stage: Stage::Listener, reason, detail, remote, recorder: None, proven: None }
 }
 
@@ -139,7 +139,7 @@ impl Ingress {
         F: Future<Output = ()> + Send + 'static,
     {
         while let Some(accepted) = closing.run_until_cancelled(self.listener.accept()).await {
-            let accepted = match accepted.map_err(turned) {
+            let accepted = match accepted.map_err(|away| turned(&away)) {
                 Ok(accepted) if self.gate.caps.is_beyond() => {
                     let detail = "as many peers are connected as may be, and as many are told so".to_owned();
                     Err(refusal(RefusalReason::Full, detail, accepted.remote))

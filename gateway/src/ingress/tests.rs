@@ -361,6 +361,7 @@ async fn a_handshake_that_stops_gives_its_slot_to_who_waits() {
     echo(&mut stream).await.unwrap();
     gate.refusal("crowded").await;
     assert!(gate.peers.recv().await.is_some());
+    assert_eq!(stuck.len(), 3);
 }
 
 #[tokio::test]
@@ -385,8 +386,8 @@ async fn over_the_cap_of_a_peer_and_of_a_site_others_are_let_in() {
     let mut gate = Gate::open(r#", "max_connections_per_site": 2, "max_connections_per_peer": 1"#);
     let (first, second, third) = (gate.collector("a-1"), gate.collector("a-2"), gate.collector("a-3"));
     let elsewhere = gate.root.issue(&Leaf::collector(DOMAIN, "site-b", "b-1")).unwrap();
-    let mut held = gate.dial(Some(&first)).await.unwrap();
-    echo(&mut held).await.unwrap();
+    let mut held = vec![gate.dial(Some(&first)).await.unwrap()];
+    echo(&mut held[0]).await.unwrap();
     for (certificate, told) in [
         (&first, Some("as many connections of this peer are open as may be")),
         (&second, None),
@@ -394,19 +395,17 @@ async fn over_the_cap_of_a_peer_and_of_a_site_others_are_let_in() {
         (&elsewhere, None),
     ] {
         let mut stream = gate.dial(Some(certificate)).await.unwrap();
-        match told {
-            Some(told) => {
-                let mut heard = String::new();
-                stream.read_to_string(&mut heard).await.unwrap();
-                assert_eq!(heard, told);
-            }
-            None => {
-                echo(&mut stream).await.unwrap();
-                std::mem::forget(stream);
-            }
+        if let Some(told) = told {
+            let mut heard = String::new();
+            stream.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, told);
+        } else {
+            echo(&mut stream).await.unwrap();
+            held.push(stream);
         }
     }
     gate.refused("full", 2).await;
+    assert_eq!(held.len(), 3);
 }
 
 /// A header of PROXY protocol 2 that speaks for this address, with something after it that is skipped.

@@ -118,6 +118,8 @@ async fn a_leaf_whose_certificate_is_renewed_under_load_moves_and_loses_nothing(
             moves(&mut leaf) == round
         })
         .await;
+        let moved = engine.frames();
+        eventually("events flow on", || engine.frames() > moved + 500).await;
     }
     println!("the longest time without an event while certificates were renewed: {stall:?}");
     settle(engine, producer).await;

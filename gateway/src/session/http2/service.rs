@@ -134,7 +134,7 @@ impl Watch {
     /// Waits until a request comes, after [`Self::none`].
     pub(super) async fn some(&mut self) {
         if self.0.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
