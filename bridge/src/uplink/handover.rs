@@ -121,7 +121,7 @@ impl Keeper {
 
     /// Carries events until the session ends, or until it is settled because the next connection stands.
     async fn carry(&self, gateway: &Gateway, line: &mut Line, session: &mut Session) -> Carried {
-        let (departure, retired) = (session.departure(), session.retired());
+        let (departure, retired) = (session.departure.clone(), session.retired.clone());
         let Line { dialled: Dialled { nursery, chain, .. }, material } = line;
         // One future from beginning to end: a session that is dropped in the middle of settling has lost its place.
         let mut carrying = pin!(nursery.beside(session.carry()));

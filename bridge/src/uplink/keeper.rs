@@ -24,9 +24,9 @@ use crate::{
         Config, Failure, Gateway, Link, Status,
         backoff::{Backoff, Severity},
         hello::{self, Place, Resume, Welcomed},
-        lane::Lane,
+        lane::{Lane, is_delivered, rejections},
         note,
-        session::{End, Session, Terms, is_delivered, rejections},
+        session::{End, Session, Terms},
     },
 };
 

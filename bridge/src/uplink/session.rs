@@ -27,9 +27,9 @@ use crate::{
     spool::{Chunk, Spool},
     uplink::{
         Gateway, Status,
-        failure::{Failure, for_people},
+        failure::Failure,
         hello::{self, Limits},
-        lane::{Accepted, Cut, Lane},
+        lane::{self, Accepted, Cut, Lane, is_delivered, rejections},
         pulse::{Beat, Pulse},
         window::Window,
     },
@@ -78,9 +78,9 @@ pub(super) struct Session {
     inbound: Streaming<LinkResponse>,
     phase: Phase,
     /// Cancelled by the keeper once the next connection stands.
-    departure: CancellationToken,
+    pub(super) departure: CancellationToken,
     /// Cancelled when the gateway wants us on another connection at once.
-    retired: CancellationToken,
+    pub(super) retired: CancellationToken,
 }
 
 /// Where a conversation is.
@@ -125,16 +125,6 @@ impl Session {
         }
     }
 
-    /// What makes it settle and end with [`End::Moved`].
-    pub(super) fn departure(&self) -> CancellationToken {
-        self.departure.clone()
-    }
-
-    /// What tells that the gateway wants us on another connection at once.
-    pub(super) fn retired(&self) -> CancellationToken {
-        self.retired.clone()
-    }
-
     /// Carries events until the session ends.
     ///
     /// Not cancel safe: a session whose carrying was dropped is to be dropped too.
@@ -167,7 +157,8 @@ impl Session {
     async fn next(&mut self) -> Happened {
         let carrying = matches!(self.phase, Phase::Carrying);
         let cut = self.cut();
-        let to_send = !self.control.is_empty() || (carrying && self.pick().is_some());
+        let to_send = !self.control.is_empty()
+            || (carrying && lane::pick(&self.lanes, &self.window, self.turn).is_some());
         let due = self.due();
         let Self { inbound, outbound, lanes: [first, second], terms, departure, .. } = self;
         let finishing = terms.finish.borrow().is_some();
@@ -203,16 +194,6 @@ impl Session {
         }
     }
 
-    /// The lane whose turn it is, of those that may send.
-    fn pick(&self) -> Option<usize> {
-        match self.lanes.each_ref().map(|lane| lane.admitted(&self.window) > 0) {
-            [true, true] => Some(usize::from(self.turn >= CRITICAL_TURNS)),
-            [true, false] => Some(0),
-            [false, true] => Some(1),
-            [false, false] => None,
-        }
-    }
-
     fn send(&mut self, room: bool) -> Option<End> {
         if !room {
             // The call has ended; its status says why, and comes next.
@@ -228,7 +209,7 @@ impl Session {
     }
 
     fn next_batch(&mut self) -> Option<Frame> {
-        let picked = self.pick()?;
+        let picked = lane::pick(&self.lanes, &self.window, self.turn)?;
         let cut = self.cut();
         self.turn = if picked == 0 { self.turn.saturating_add(1) } else { 0 };
         let lane = self.lanes.get_mut(picked)?;
@@ -400,20 +381,6 @@ async fn room(outbound: Option<&mpsc::Sender<LinkRequest>>) -> bool {
         None => false,
     }
 }
-
-/// Whether every event of the spool is settled.
-pub(super) fn is_delivered(spool: &Spool) -> bool {
-    spool.streams().iter().all(|state| state.acked.saturating_add(1) >= state.next)
-}
-
-/// The rejections that are about events settled just now, fit to be kept.
-pub(super) fn rejections(rejected: Vec<v1::Rejected>, before: Seq, acked: Seq) -> Vec<(Seq, i32, String)> {
-    let settled = rejected.into_iter().filter(|rejected| before < rejected.seq && rejected.seq <= acked);
-    settled.map(|rejected| (rejected.seq, rejected.code, for_people(&rejected.reason))).collect()
-}
-
-/// Batches of critical events for each of telemetry, while both have some.
-const CRITICAL_TURNS: u32 = 4;
 
 /// Deadline of the end of a call that was half-closed with everything settled.
 const FAREWELL: Duration = Duration::from_secs(1);
