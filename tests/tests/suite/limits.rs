@@ -76,7 +76,7 @@ async fn settle(engine: Engine, producer: Producer) {
         engine.books().missing("collector.site-a.leaf-1", confirmed).is_empty()
     })
     .await;
-    let books = engine.detach();
+    let books = engine.leave().await;
     assert_eq!((repeated, books.disorder, books.holes(), books.repeated(), books.streams()), (0, 0, 0, 0, 1));
     assert!(books.frames > 1000, "{}", books.frames);
 }
