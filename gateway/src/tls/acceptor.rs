@@ -108,8 +108,12 @@ impl Acceptor {
         stage: &mut Progress,
     ) -> Result<TlsStream<TcpStream>, Failure> {
         let Deadlines { greeting, handshake, .. } = self.deadlines;
-        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp);
-        let start = within(greeting, start).await?;
+        let start = within(greeting, async {
+            // Whoever says nothing costs no buffer.
+            tcp.readable().await?;
+            LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp).await
+        });
+        let start = start.await?;
         place.slot().await;
         let (settings, recorder) = Admission::new(self.store.current(), self.terms.clone()).handshake();
         stage.recorder = Some(recorder);
