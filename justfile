@@ -19,3 +19,7 @@ bench name:
 # One of 10,000 connected collectors is revoked by a list of 100,000, twenty times under load; needs 12,000 descriptors.
 revoke-10000:
     cargo test --release -p daemoneye-tests --test suite -- --ignored --nocapture one_of_ten_thousand
+
+# The flood at its full size: 15,000 half-open connections, 1,000 junk handshakes, 1,000 silent peers.
+flood:
+    DAEMONEYE_TEST_FLOOD=full cargo test --release -p daemoneye-tests --test suite -- flood --nocapture --test-threads 1

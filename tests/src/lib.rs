@@ -7,6 +7,7 @@ pub mod blocked;
 pub mod embed;
 pub mod engine;
 pub mod eventually;
+pub mod greeting;
 pub mod inside;
 pub mod load;
 pub mod measure;

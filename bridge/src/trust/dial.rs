@@ -1,6 +1,6 @@
 //! The dialling side: the server's chain and name are checked, the own certificate is always presented.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme,
@@ -35,6 +35,27 @@ impl Material {
         config.require_ems = true;
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         config
+    }
+
+    /// Judges again what a server presented when `host` was dialled: as long as it would be let in anew, until when its path
+    /// is valid.
+    ///
+    /// # Errors
+    ///
+    /// Why it would not be.
+    pub fn judge_server(
+        &self,
+        presented: &[CertificateDer<'_>],
+        host: &str,
+        names: &ServerNames,
+        now: UnixTime,
+    ) -> Result<SystemTime, RefusalReason> {
+        let (leaf, intermediates) = presented.split_first().ok_or(RefusalReason::NoCertificate)?;
+        let claim = Claim { role: Role::Server, leaf, intermediates, now };
+        let chain = self.verify(&claim, &Profile::default(), None).map_err(|finding| finding.reason())?;
+        let host = ServerName::try_from(host).map_err(|_| RefusalReason::WrongServerName)?;
+        names.check(&chain, &host)?;
+        Ok(chain.not_after())
     }
 }
 

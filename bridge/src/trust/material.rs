@@ -196,6 +196,12 @@ impl Material {
         &self.intermediates
     }
 
+    /// Whether this end presents the same chain, with the same key, as in `other`.
+    #[must_use]
+    pub fn has_same_key(&self, other: &Self) -> bool {
+        self.source.chain == other.source.chain && self.source.key == other.source.key
+    }
+
     /// The authorities that the other side's certificates must lead to.
     #[must_use]
     pub fn anchors(&self) -> &[Arc<Anchor>] {

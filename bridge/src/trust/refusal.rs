@@ -57,6 +57,8 @@ reasons! {
     AnchorNotForSite = "anchor_not_for_site", "the authority is limited to other sites: issue the certificate under the right one, or widen sites and trust_domains of the anchor";
     /// A name in the certificate has the form of an identity with a part that cannot be one.
     BadName = "bad_name", "site and name are 1 to 63 characters of a-z, 0-9, `_` and `-`; wildcards are no identity";
+    /// A proxy did not say for whom it connects.
+    BadProxyHeader = "bad_proxy_header", "let the load balancer send PROXY protocol version 2, or take its address out of tcp.proxy.from";
     /// A signature of the path does not check out.
     BadSignature = "bad_signature", "the chain was put together from certificates of different authorities, or two authorities share a name";
     /// The certificate is one of an authority.
@@ -71,15 +73,17 @@ reasons! {
     CertificateRevoked = "certificate_revoked", "issue a new certificate with a new key, if the revocation was meant for another";
     /// Building a path would cost too much.
     ChainTooComplex = "chain_too_complex", "present the leaf and its intermediates only";
+    /// A peer that was proven connects again and again, and has to wait.
+    CoolingDown = "cooling_down", "its process or network fails again and again: look at its log; see tcp.flapping";
     /// The revocation list of an issuer is out of date.
     CrlStale = "crl_stale", "publish a new list of that issuer, or set what stale lists do";
     /// The longest silent one made room while too many had yet to say who they are.
-    Crowded = "crowded", "many connect and say nothing: look who they are, or raise tcp.max_handshakes";
+    Crowded = "crowded", "many connect and say nothing: look who they are, or raise tcp.max_waiting";
     /// The deny-list names the peer.
     Denied = "denied", "take the entry off the deny-list with `daemoneye-cli deny remove`, if it is no longer meant";
     /// As many peers are connected as may be.
     Full = "full", "raise tcp.max_connections, or add a gateway";
-    /// No version, suite, group or protocol in common.
+    /// No protocol in common.
     Incompatible = "incompatible", "the other end must offer ALPN h2 and a group and signature in common";
     /// A certificate between leaf and anchor is past its validity.
     IntermediateExpired = "intermediate_expired", "renew the intermediate, and let the other end present the new one";
@@ -103,8 +107,6 @@ reasons! {
     NameConstraintUri = "name_constraint_uri", "constrain the authority by DNS names or addresses: other constraints always refuse; limit the anchor by sites and trust_domains instead";
     /// No certificate was presented.
     NoCertificate = "no_certificate", "configure cert_file and key_file on the collector: mutual TLS is mandatory";
-    /// No cipher suite in common.
-    NoCipherSuite = "no_cipher_suite", "the other end must offer ECDHE with AES-GCM or ChaCha20-Poly1305";
     /// The certificate names nobody.
     NoIdentity = "no_identity", "issue a certificate with a SPIFFE URI or DNS name of a form listed in [identity]";
     /// The certificate says not at all what it is for.
@@ -115,18 +117,22 @@ reasons! {
     NonConforming = "non_conforming", "issue the certificate again with a tool that follows RFC 5280";
     /// What was sent is not TLS.
     NotTls = "not_tls", "something that speaks no TLS connected: a scanner, a load balancer's health check, or a client without TLS";
-    /// The stranger speaks no version of TLS that is spoken here.
-    OldTls = "old_tls", "the other end must speak TLS 1.2 or 1.3, or what min_tls_version demands";
     /// More authorities stand in the path than one of them allows.
     PathLength = "path_length", "issue from an authority higher up, or raise the path length of the one that forbids it";
     /// The key of the certificate was not proven to be held.
     PossessionNotProven = "possession_not_proven", "the key that signed is not the certificate's: check key_file, or somebody borrows the certificate";
-    /// A session was resumed, which is never done here.
-    Resumed = "resumed", "the other end must make a full handshake each time";
+    /// Too many connections of a network, or of all, prove nothing.
+    RateExceeded = "rate_exceeded", "somebody scans or floods, or the certificates of a whole site are refused: look at the other reasons from there; see tcp.rates";
     /// An issuer demands a revocation list and none is there.
     RevocationUnknown = "revocation_unknown", "put the list of that issuer among the revocation lists, or set what its absence means";
     /// The handshake took too long.
-    TimedOut = "timed_out", "the network is slow or the stranger silent; see tcp.connection_timeout";
+    TimedOut = "timed_out", "the network is slow or the stranger silent; see tcp.greeting_timeout, tcp.handshake_timeout";
+    /// TLS 1.2 without the extended master secret.
+    TlsMasterSecret = "tls_master_secret", "the other end must speak TLS 1.3, or TLS 1.2 with the extended master secret (RFC 7627)";
+    /// No cipher suite or group in common.
+    TlsSuite = "tls_suite", "the other end must offer ECDHE with AEAD: AES-GCM or ChaCha20-Poly1305, on X25519, P-256 or P-384";
+    /// No version of TLS in common.
+    TlsVersion = "tls_version", "the other end must speak TLS 1.2 or 1.3; see tcp.tls_config.min_tls_version";
     /// More certificates than are looked at.
     TooManyCertificates = "too_many_certificates", "present the leaf and its intermediates only, five at most";
     /// The issuer is not among the anchors.

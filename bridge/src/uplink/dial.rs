@@ -12,7 +12,7 @@ use std::{
 
 use daemoneye_proto::{MAX_MESSAGE, v1::federation_client::FederationClient};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::{
     io::AsyncBufReadExt,
     net::{TcpStream, lookup_host},
@@ -40,6 +40,16 @@ pub(super) struct Dialled {
     pub(super) client: FederationClient<Channel>,
     /// Must be run for anything to happen on the connection.
     pub(super) nursery: Nursery,
+    /// What the gateway presented.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+}
+
+impl Dialled {
+    /// Hangs up, with a moment to say goodbye.
+    pub(super) async fn wind_up(self) {
+        drop(self.client);
+        self.nursery.wind_up().await;
+    }
 }
 
 impl Dialler {
@@ -72,6 +82,7 @@ impl Dialler {
     async fn connect(&self, gateway: &Gateway, address: SocketAddr) -> Result<Dialled, Failure> {
         // Boxed: a TLS connection is large, and this future is kept for as long as the uplink lives.
         let tls = Box::pin(self.handshake(gateway, address)).await?;
+        let chain = tls.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let (mut nursery, cradle) = Nursery::new();
         let endpoint = endpoint(gateway, cradle)?;
         let mut tls = Some(TokioIo::new(Box::new(tls)));
@@ -83,7 +94,7 @@ impl Dialler {
         let channel = nursery.beside(endpoint.connect_with_connector(connector)).await;
         let channel = channel.map_err(|source| Failure::of_transport(gateway, source))?;
         let client = FederationClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        Ok(Dialled { client, nursery })
+        Ok(Dialled { client, nursery, chain })
     }
 
     async fn handshake(

@@ -23,20 +23,19 @@ use crate::{
     uplink::{
         Config, Failure, Gateway, Link, Status,
         backoff::{Backoff, Severity},
-        dial::{ALPN, Dialled, Dialler},
         hello::{self, Place, Resume, Welcomed},
-        lane::Lane,
+        lane::{Lane, is_delivered, rejections},
         note,
-        session::{End, Session, Terms, is_delivered, rejections},
+        session::{End, Session, Terms},
     },
 };
 
 /// Keeps a session up.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    config: Config,
+    pub(super) config: Config,
     spool: Spool,
-    store: Store,
+    pub(super) store: Store,
     status: Arc<watch::Sender<Status>>,
     finish: watch::Receiver<Option<Instant>>,
     backoff: Backoff,
@@ -59,7 +58,7 @@ enum Next {
 }
 
 /// How an attempt ended that did not fail.
-enum Attempt {
+pub(super) enum Attempt {
     Ended(End),
     /// A stream was strange to the gateway and has a new name: say hello again.
     Renewed,
@@ -153,6 +152,7 @@ impl Keeper {
                     self.leaving = Some(gateway);
                     return Next::Again(after.min(LONGEST_DRAIN));
                 }
+                Ok(Attempt::Ended(End::Moved)) => return Next::Again(Duration::ZERO),
                 Ok(Attempt::Renewed) if self.backoff.failures() < MOST_RENEWALS => {
                     // Counts as a failure, so that a gateway to which everything is strange is not asked for ever.
                     return Next::Again(self.backoff.failed(Severity::Passing, None, fastrand::f64()));
@@ -205,20 +205,12 @@ impl Keeper {
         named.filter(|gateway| self.config.alternatives.iter().any(|rule| rule.admits(gateway))).collect()
     }
 
-    async fn attempt(&mut self, gateway: &Gateway) -> Result<Attempt, Failure> {
-        let material = self.store.current();
-        let names = &self.config.server_names;
-        let tls = Arc::new(material.client_config(&[ALPN], self.config.floor, names));
-        let dialler = Dialler { tls, patience: self.config.connect_timeout };
-        let Dialled { mut client, mut nursery } = dialler.dial(gateway).await?;
-        let outcome = nursery.beside(self.meet(gateway, &mut client)).await;
-        drop(client);
-        nursery.wind_up().await;
-        outcome
-    }
-
-    /// Says hello, and carries events if welcomed.
-    async fn meet(&mut self, gateway: &Gateway, client: &mut Client) -> Result<Attempt, Failure> {
+    /// Says hello; the session if welcomed, none if a stream had to be given a new name.
+    pub(super) async fn meet(
+        &self,
+        gateway: &Gateway,
+        client: &mut Client,
+    ) -> Result<Option<Session>, Failure> {
         let (outbound, requests) = mpsc::channel(OUTBOUND);
         let streams = self.spool.streams();
         let hello = link_request::Frame::Hello(hello::hello(&streams));
@@ -229,17 +221,17 @@ impl Keeper {
         let sent = |stream| sent_of(&self.sent, stream);
         let mut welcomed = hello::read(welcome, &streams, sent).map_err(broken)?;
         let resume = std::mem::take(&mut welcomed.resume);
-        let Some(lanes) = self.settle_past(resume).await? else { return Ok(Attempt::Renewed) };
+        let Some(lanes) = self.settle_past(resume).await? else { return Ok(None) };
         self.welcome(gateway, &welcomed);
-        let mut session = Session::new(self.terms(gateway), &welcomed, lanes, (outbound, inbound));
-        let end = session.carry().await;
-        let sent = session.sent();
-        drop(session);
+        Ok(Some(Session::new(self.terms(gateway), &welcomed, lanes, (outbound, inbound))))
+    }
+
+    /// Remembers what a session has sent.
+    pub(super) fn note_sent(&mut self, sent: [(StreamId, Seq); 2]) {
         for (known, (stream, seq)) in self.sent.iter_mut().zip(sent) {
             // Another gateway may have had more of the same stream from us.
             *known = (stream, if known.0 == stream { known.1.max(seq) } else { seq });
         }
-        end.map(Attempt::Ended)
     }
 
     /// Does what a welcome says of the past of each stream; the lanes go on from there. `None` if a stream had to be

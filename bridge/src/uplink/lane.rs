@@ -10,8 +10,9 @@ use tokio::time::{self, Instant};
 
 use crate::{
     event::{Class, Seq, StreamId},
-    spool::{Chunk, Reader},
+    spool::{Chunk, Reader, Spool},
     uplink::{
+        failure::for_people,
         parcel::Parcel,
         window::{Flight, Load, Window},
     },
@@ -152,4 +153,28 @@ impl Lane {
         window.settled(settled);
         (settled, before)
     }
+}
+
+/// The lane whose turn it is, of those that may send; the first has sent `turn` batches since the second had its turn.
+pub(super) fn pick(lanes: &[Lane; 2], window: &Window, turn: u32) -> Option<usize> {
+    match lanes.each_ref().map(|lane| lane.admitted(window) > 0) {
+        [true, true] => Some(usize::from(turn >= CRITICAL_TURNS)),
+        [true, false] => Some(0),
+        [false, true] => Some(1),
+        [false, false] => None,
+    }
+}
+
+/// Batches of critical events for each of telemetry, while both have some.
+const CRITICAL_TURNS: u32 = 4;
+
+/// Whether every event of the spool is settled.
+pub(super) fn is_delivered(spool: &Spool) -> bool {
+    spool.streams().iter().all(|state| state.acked.saturating_add(1) >= state.next)
+}
+
+/// The rejections that are about events settled just now, fit to be kept.
+pub(super) fn rejections(rejected: Vec<v1::Rejected>, before: Seq, acked: Seq) -> Vec<(Seq, i32, String)> {
+    let settled = rejected.into_iter().filter(|rejected| before < rejected.seq && rejected.seq <= acked);
+    settled.map(|rejected| (rejected.seq, rejected.code, for_people(&rejected.reason))).collect()
 }

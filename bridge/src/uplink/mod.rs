@@ -6,6 +6,8 @@
 //!                     └── backoff with full jitter, or what the gateway asked for ◄──────────────────┘
 //! ```
 //!
+//! A renewed certificate, or a connection that has become old, is a reason to dial anew before the session ends.
+//!
 //! Kept true: an event leaves the spool only when a gateway has acknowledged it; one uplink has one session at a time;
 //! dropping the uplink's future drops its connection.
 
@@ -27,6 +29,7 @@ mod backoff;
 mod config;
 mod dial;
 mod failure;
+mod handover;
 mod hello;
 mod keeper;
 mod lane;

@@ -19,6 +19,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{self, Instant},
 };
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::{
@@ -26,9 +27,9 @@ use crate::{
     spool::{Chunk, Spool},
     uplink::{
         Gateway, Status,
-        failure::{Failure, for_people},
+        failure::Failure,
         hello::{self, Limits},
-        lane::{Accepted, Cut, Lane},
+        lane::{self, Accepted, Cut, Lane, is_delivered, rejections},
         pulse::{Beat, Pulse},
         window::Window,
     },
@@ -41,6 +42,8 @@ pub(super) enum End {
     Drained { after: Duration, alternatives: Vec<String> },
     /// We wanted to go, and everything is settled.
     Finished,
+    /// The next connection stands, and everything is settled, or was not in time.
+    Moved,
 }
 
 /// What a session is given by the uplink.
@@ -74,6 +77,10 @@ pub(super) struct Session {
     outbound: Option<mpsc::Sender<LinkRequest>>,
     inbound: Streaming<LinkResponse>,
     phase: Phase,
+    /// Cancelled by the keeper once the next connection stands.
+    pub(super) departure: CancellationToken,
+    /// Cancelled when the gateway wants us on another connection at once.
+    pub(super) retired: CancellationToken,
 }
 
 /// Where a conversation is.
@@ -87,6 +94,7 @@ enum Phase {
 
 /// What happened next.
 enum Happened {
+    Depart,
     Finish,
     Heard(Result<Option<LinkResponse>, tonic::Status>),
     Read(usize, Option<Chunk>, Cut),
@@ -112,14 +120,22 @@ impl Session {
             outbound: Some(outbound),
             inbound,
             phase: Phase::Carrying,
+            departure: CancellationToken::new(),
+            retired: CancellationToken::new(),
         }
     }
 
     /// Carries events until the session ends.
+    ///
+    /// Not cancel safe: a session whose carrying was dropped is to be dropped too.
     pub(super) async fn carry(&mut self) -> Result<End, Failure> {
         loop {
             self.turn_to_leave();
             let end = match self.next().await {
+                Happened::Depart => {
+                    self.begin_to_leave(End::Moved);
+                    None
+                }
                 Happened::Finish => None,
                 Happened::Heard(heard) => self.hear(heard).await?,
                 Happened::Read(lane, chunk, cut) => self.take_in(lane, chunk, cut).await?,
@@ -141,15 +157,17 @@ impl Session {
     async fn next(&mut self) -> Happened {
         let carrying = matches!(self.phase, Phase::Carrying);
         let cut = self.cut();
-        let to_send = !self.control.is_empty() || (carrying && self.pick().is_some());
+        let to_send = !self.control.is_empty()
+            || (carrying && lane::pick(&self.lanes, &self.window, self.turn).is_some());
         let due = self.due();
-        let Self { inbound, outbound, lanes: [first, second], terms, .. } = self;
+        let Self { inbound, outbound, lanes: [first, second], terms, departure, .. } = self;
         let finishing = terms.finish.borrow().is_some();
         tokio::select! {
             biased;
             // Acks make room, and a drain stops us: first.
             heard = inbound.message() => Happened::Heard(heard),
             () = time::sleep_until(due) => Happened::Tick,
+            () = departure.cancelled(), if carrying => Happened::Depart,
             Ok(_) = terms.finish.wait_for(Option::is_some), if !finishing => Happened::Finish,
             room = room(outbound.as_ref()), if to_send && outbound.is_some() => Happened::Room(room),
             chunk = first.read(cut), if carrying && first.is_hungry() => Happened::Read(0, chunk, cut),
@@ -176,16 +194,6 @@ impl Session {
         }
     }
 
-    /// The lane whose turn it is, of those that may send.
-    fn pick(&self) -> Option<usize> {
-        match self.lanes.each_ref().map(|lane| lane.admitted(&self.window) > 0) {
-            [true, true] => Some(usize::from(self.turn >= CRITICAL_TURNS)),
-            [true, false] => Some(0),
-            [false, true] => Some(1),
-            [false, false] => None,
-        }
-    }
-
     fn send(&mut self, room: bool) -> Option<End> {
         if !room {
             // The call has ended; its status says why, and comes next.
@@ -201,7 +209,7 @@ impl Session {
     }
 
     fn next_batch(&mut self) -> Option<Frame> {
-        let picked = self.pick()?;
+        let picked = lane::pick(&self.lanes, &self.window, self.turn)?;
         let cut = self.cut();
         self.turn = if picked == 0 { self.turn.saturating_add(1) } else { 0 };
         let lane = self.lanes.get_mut(picked)?;
@@ -288,6 +296,12 @@ impl Session {
             }
             Some(Heard::Drain(drain)) => {
                 let after = drain.reconnect_after.and_then(|after| Duration::try_from(after).ok());
+                if after.is_none_or(|after| after.is_zero()) {
+                    // It stays, this connection does not: another one is made first.
+                    tracing::debug!(gateway = %self.terms.gateway, "connection is old");
+                    self.retired.cancel();
+                    return Ok(());
+                }
                 tracing::info!(gateway = %self.terms.gateway, ?after, "gateway is going away");
                 let end = End::Drained {
                     after: after.unwrap_or_default(),
@@ -367,20 +381,6 @@ async fn room(outbound: Option<&mpsc::Sender<LinkRequest>>) -> bool {
         None => false,
     }
 }
-
-/// Whether every event of the spool is settled.
-pub(super) fn is_delivered(spool: &Spool) -> bool {
-    spool.streams().iter().all(|state| state.acked.saturating_add(1) >= state.next)
-}
-
-/// The rejections that are about events settled just now, fit to be kept.
-pub(super) fn rejections(rejected: Vec<v1::Rejected>, before: Seq, acked: Seq) -> Vec<(Seq, i32, String)> {
-    let settled = rejected.into_iter().filter(|rejected| before < rejected.seq && rejected.seq <= acked);
-    settled.map(|rejected| (rejected.seq, rejected.code, for_people(&rejected.reason))).collect()
-}
-
-/// Batches of critical events for each of telemetry, while both have some.
-const CRITICAL_TURNS: u32 = 4;
 
 /// Deadline of the end of a call that was half-closed with everything settled.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Admin, Commands},
-    app::{Addresses, Gateway, Reception, grpc, local::Local, orders::Orders, record, reload, views},
+    app::{
+        Addresses, Gateway, Reception, descriptors, grpc, local::Local, orders::Orders, record, reload, views,
+    },
     bus::AuthorizedBus,
     config::{Config, Drain},
     deny,
@@ -117,7 +119,8 @@ impl fmt::Display for Summary {
 }
 
 /// Makes and binds every stage; nothing moves yet.
-pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<Gateway, BindError> {
+pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Result<Gateway, BindError> {
+    descriptors::make_room(&mut config)?;
     let front = Lifecycle::new();
     let mut metrics = Metrics::default();
     let counts = Counts::register(&mut metrics);
@@ -132,7 +135,8 @@ pub(super) async fn bind(config: Config, given: Option<Arc<dyn Bus>>) -> Result<
     let admin = Admin::bind(config.admin).await?;
     let Kept { state, audit, deny } = keep_state(config.state, counts.state, denials, &mut tasks)?;
     let store = ingress.tls().store().clone();
-    let grounds = Grounds { material: store.watch(), denials: denied, policy: judge.clone() };
+    let (policy, terms) = (judge.clone(), ingress.tls().terms().clone());
+    let grounds = Grounds { material: store.watch(), denials: denied, policy, terms };
     let roll = leash(grounds, &audit, &counts.session, &mut tasks);
     let policy = Desk::new(judge.clone(), config.policy.file);
     let orders = Orders { store, policy, audit: audit.clone() };
@@ -263,6 +267,16 @@ pub enum BindError {
     /// The deny-list.
     #[error(transparent)]
     Deny(#[from] deny::OpenError),
+    /// Too few descriptors for anything.
+    #[error(
+        "could not make room for connections: {limit} file descriptors are fewer than the {least} it takes; raise the limit (LimitNOFILE, ulimit -n)"
+    )]
+    Descriptors {
+        /// What this process may have.
+        limit: usize,
+        /// What it needs.
+        least: usize,
+    },
     /// The door for local clients.
     #[error(transparent)]
     Door(#[from] DoorError),

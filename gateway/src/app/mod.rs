@@ -36,6 +36,8 @@ use crate::{
 
 mod build;
 
+mod descriptors;
+
 mod grpc;
 
 mod local;
@@ -261,6 +263,9 @@ struct Reception {
 impl Reception {
     /// Serves one peer to its end.
     async fn receive(self, mut stream: PeerStream) {
+        if let Some(declined) = stream.declined() {
+            return self.server.decline(stream, &declined.over.to_string(), declined.wait).await;
+        }
         let _served = self.metrics.serving();
         let (peer, remote) = (stream.peer().clone(), stream.remote());
         if !self.judge.knows(&peer) {

@@ -32,9 +32,13 @@ fn the_documented_file_is_the_default() {
 #[test]
 fn every_key_is_documented_in_its_section() {
     let text = deploy("gateway.toml");
-    let tables = ["anchors", "tls_config", "issuer", "http2", "foreign", "route"];
+    let tables =
+        ["anchors", "tls_config", "issuer", "http2", "foreign", "route", "rates", "flapping", "proxy"];
     let sections = [
         "tcp",
+        "tcp.rates",
+        "tcp.flapping",
+        "tcp.proxy",
         "tcp.tls_config",
         "identity",
         "session",
@@ -75,7 +79,7 @@ fn every_key_is_documented_in_its_section() {
 fn the_server_profile_is_read_and_raises_limits() {
     let server = read(&deploy("gateway.server.toml")).unwrap();
     let laptop = Config::default();
-    assert!(server.tcp.listener.max_connections > laptop.tcp.listener.max_connections);
+    assert!(server.tcp.limits.connections > laptop.tcp.limits.connections);
     assert!(!server.tcp.listener.bind_address.ip().is_loopback());
     assert!(server.admin.bind_address.ip().is_loopback());
 }

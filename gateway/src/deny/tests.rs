@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use daemoneye_bridge::trust::{Files, Material, Role, VerifiedChain};
+use daemoneye_bridge::trust::{Claim, Files, Material, Profile, Role, VerifiedChain};
 use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject};
 
 use super::*;
@@ -36,7 +36,9 @@ fn admitted(folder: &Path) -> (PeerId, VerifiedChain) {
     let material = Material::load(&files, Role::Server).unwrap();
     let leaf = issuer.issue(&Leaf::collector(DOMAIN, "site-a", "procmond-1")).unwrap().chain_pem();
     let chain: Vec<_> = CertificateDer::pem_slice_iter(leaf.as_bytes()).map(Result::unwrap).collect();
-    let chain = material.verify(Role::Client, &chain[0], &chain[1..], UnixTime::now()).unwrap();
+    let claim =
+        Claim { role: Role::Client, leaf: &chain[0], intermediates: &chain[1..], now: UnixTime::now() };
+    let chain = material.verify(&claim, &Profile::default(), None).unwrap();
     (PeerId::new("site-a", "procmond-1").unwrap(), chain)
 }
 

@@ -3,9 +3,13 @@
 //! [`admit`] is the first half of the data path in one function. [`Ingress::run`] does it for every connection, each in a
 //! task of its own, so that a slow stranger holds up nobody.
 //!
+//! A peer that comes over a cap, or too often, is admitted all the same if there is room to tell it so.
+//!
 //! Kept true: a [`PeerStream`] has a [`VerifiedPeer`](identity::VerifiedPeer); a refusal is taken down before the socket is closed.
 
+mod caps;
 mod config;
+mod flaps;
 mod porter;
 mod stream;
 
@@ -14,32 +18,74 @@ mod tests;
 
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
-use daemoneye_bridge::{lifecycle::Leash, trust::LoadError};
+use daemoneye_bridge::{
+    lifecycle::Leash,
+    trust::{LoadError, RefusalReason},
+};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::porter::Porter;
-pub use self::{config::Config, stream::PeerStream};
+use self::{
+    caps::{Caps, Entry},
+    porter::Porter,
+};
+pub use self::{
+    caps::{Declined, Limits, Over},
+    config::Config,
+    stream::PeerStream,
+};
 use crate::{
     deny::Denials,
     identity::{self, Directory},
-    listener::{self, Accepted, BindError, Listener},
+    listener::{self, Accepted, Away, BindError, Listener, Turned},
     tls::{self, Acceptor, Refusal, Refusals, Stage},
 };
 
-/// Makes a named peer of a connection.
-///
-/// # Errors
-///
-/// [`Refusal`] says which stage turned it away and why.
-pub async fn admit(accepted: Accepted, tls: &Acceptor, directory: &Directory) -> Result<PeerStream, Refusal> {
-    let secured = tls.handshake(accepted).await?;
-    let peer = match directory.identify(secured.chain()) {
-        Ok(peer) => peer,
-        Err(reason) => return Err(secured.refuse(Stage::Identity, reason)),
+impl Gate {
+    /// Makes a named peer of a connection, and counts it in.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] says which stage turned it away and why.
+    async fn admit(&self, accepted: Accepted) -> Result<PeerStream, Refusal> {
+        let accepted = accepted.introduced().await.map_err(|away| turned(&away))?;
+        let secured = self.tls.handshake(accepted).await?;
+        let peer = match self.directory.identify(secured.chain()) {
+            Ok(peer) => peer,
+            Err(reason) => return Err(secured.refuse(Stage::Identity, reason, reason.to_string())),
+        };
+        let refuse = |why: Declined| {
+            let reason = match why.over {
+                Over::Flapping => RefusalReason::CoolingDown,
+                Over::All | Over::Peer | Over::Site => RefusalReason::Full,
+            };
+            let detail = format!("{}: {}; it may come back in {:?}", peer.id(), why.over, why.wait);
+            secured.refuse(Stage::Listener, reason, detail)
+        };
+        match self.caps.enter(peer.id()) {
+            Entry::Served(slot) => Ok(PeerStream::new(secured, peer, (slot, None))),
+            Entry::Declined(slot, why) => {
+                self.refusals.offer(refuse(why));
+                Ok(PeerStream::new(secured, peer, (slot, Some(why))))
+            }
+            Entry::Dropped(why) => Err(refuse(why)),
+        }
+    }
+}
+
+/// Accounts for whoever was turned away before its handshake.
+fn turned(turned: &Turned) -> Refusal {
+    let reason = match &turned.why {
+        Away::Crowded => RefusalReason::Crowded,
+        Away::Proxy(_) => RefusalReason::BadProxyHeader,
+        Away::NetworkRate | Away::Rate => RefusalReason::RateExceeded,
     };
-    PeerStream::new(secured, peer)
+    refusal(reason, turned.why.to_string(), turned.remote)
+}
+
+const fn refusal(reason: RefusalReason, detail: String, remote: SocketAddr) -> Refusal {
+    Refusal { stage: Stage::Listener, reason, detail, remote, recorder: None, proven: None }
 }
 
 /// The three stages, bound to a port.
@@ -54,6 +100,7 @@ struct Gate {
     tls: Acceptor,
     directory: Arc<Directory>,
     refusals: Refusals,
+    caps: Caps,
 }
 
 impl Ingress {
@@ -72,9 +119,10 @@ impl Ingress {
     ) -> Result<Self, OpenError> {
         let directory = Arc::new(Directory::new(identity, metrics.identity.clone()));
         let judge = Arc::new(Porter::new(Arc::clone(&directory), denials));
-        let tls = Acceptor::load(config.tls, config.connection_timeout, judge, metrics.tls.clone())?;
+        let tls = Acceptor::load(config.tls, config.deadlines, judge, metrics.tls.clone())?;
         let listener = Listener::bind(&config.listener, metrics.listener.clone())?;
-        Ok(Self { listener, gate: Arc::new(Gate { tls, directory, refusals }) })
+        let caps = Caps::new(config.limits, config.flapping);
+        Ok(Self { listener, gate: Arc::new(Gate { tls, directory, refusals, caps }) })
     }
 
     /// Where it listens.
@@ -99,10 +147,23 @@ impl Ingress {
         F: Future<Output = ()> + Send + 'static,
     {
         while let Some(accepted) = closing.run_until_cancelled(self.listener.accept()).await {
+            let accepted = match accepted.map_err(|away| turned(&away)) {
+                Ok(accepted) if self.gate.caps.is_beyond() => {
+                    let detail = "as many peers are connected as may be, and as many are told so".to_owned();
+                    Err(refusal(RefusalReason::Full, detail, accepted.remote))
+                }
+                accepted => accepted,
+            };
+            let accepted = match accepted {
+                Ok(accepted) => accepted,
+                Err(refusal) => {
+                    self.gate.refusals.offer(refusal);
+                    continue;
+                }
+            };
             let (gate, serve, closing) = (Arc::clone(&self.gate), serve.clone(), closing.clone());
             leash.spawn(async move {
-                let admitted = admit(accepted, &gate.tls, &gate.directory);
-                match closing.run_until_cancelled(admitted).await {
+                match closing.run_until_cancelled(gate.admit(accepted)).await {
                     Some(Ok(stream)) => serve(stream).await,
                     Some(Err(refusal)) => gate.refusals.offer(refusal),
                     None => {}

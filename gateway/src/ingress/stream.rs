@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use daemoneye_bridge::trust::{RefusalReason, VerifiedChain};
+use daemoneye_bridge::trust::VerifiedChain;
 use rustls::pki_types::CertificateDer;
 use socket2::SockRef;
 use tokio::{
@@ -20,9 +20,9 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     identity::VerifiedPeer,
-    listener::Slot,
+    ingress::caps::{Declined, Slot},
     session::{http2::Cut, leash::Papers},
-    tls::{Refusal, Secured, Stage},
+    tls::Secured,
 };
 
 /// What a peer reads from and writes to.
@@ -36,17 +36,20 @@ pub struct PeerStream {
     presented: Arc<[CertificateDer<'static>]>,
     /// What may end it, once somebody serves it.
     cut: Option<Cut>,
+    declined: Option<Declined>,
     /// One of the connections that there may be; free again when this is dropped.
     _slot: Slot,
 }
 
 impl PeerStream {
-    pub(super) fn new(secured: Secured, peer: VerifiedPeer) -> Result<Self, Refusal> {
-        let full = secured.refuse(Stage::Listener, RefusalReason::Full);
+    pub(super) fn new(
+        secured: Secured,
+        peer: VerifiedPeer,
+        (slot, declined): (Slot, Option<Declined>),
+    ) -> Self {
         let (chain, presented) = (Arc::clone(secured.chain()), secured.presented().into());
-        let (io, remote, place) = secured.into_parts();
-        let slot = place.claim().map_err(|_full| full)?;
-        Ok(Self { io, peer, remote, chain, presented, cut: None, _slot: slot })
+        let (io, remote) = secured.into_parts();
+        Self { io, peer, remote, chain, presented, cut: None, declined, _slot: slot }
     }
 
     /// Who is at the other end.
@@ -59,6 +62,12 @@ impl PeerStream {
     #[must_use]
     pub const fn remote(&self) -> SocketAddr {
         self.remote
+    }
+
+    /// Why the peer is to be told that it is not served, if it is not.
+    #[must_use]
+    pub const fn declined(&self) -> Option<Declined> {
+        self.declined
     }
 
     /// What it was admitted on.

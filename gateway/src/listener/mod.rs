@@ -2,12 +2,16 @@
 //!
 //! Turns a port into [`Accepted`] connections. It owns acceptance, so that nobody else has to know that `accept` fails for
 //! want of descriptors and would spin. Whoever has not proven who he is stands in a bounded crowd: when it is full, the
-//! longest silent one makes room, so that strangers who say nothing cannot keep collectors out.
+//! longest silent one makes room, so that strangers who say nothing cannot keep collectors out. Who comes too fast from one
+//! network is turned away before anything is done for him.
 //!
-//! Kept true: at most `max_handshakes` connections are unproven and at most `max_connections` proven; an error never ends
-//! acceptance.
+//! Kept true: at most `max_waiting` connections are silent or queued and at most `max_handshakes` in their handshake; an
+//! error never ends acceptance; a stranger costs no line of the log above debug.
 
+pub(crate) mod ages;
 mod crowd;
+pub mod proxy;
+pub(crate) mod rates;
 
 use std::{
     io,
@@ -17,30 +21,40 @@ use std::{
     time::Duration,
 };
 
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::Semaphore,
-    time,
+    time::{self, Instant},
 };
 
-use self::crowd::Crowd;
-pub use self::crowd::{Full, Place, Slot};
+use self::{
+    crowd::Crowd,
+    rates::{Over, Rates, Toll},
+};
+pub use self::{crowd::Place, rates::Config as RatesConfig};
 
 /// Settings of the listener; every value is usable as it stands. Read as a part of the section `[tcp]`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where to listen.
     pub bind_address: SocketAddr,
-    /// Most peers connected at once.
-    pub max_connections: NonZeroUsize,
-    /// Most connections at once that have not proven who they are.
+    /// Most connections at once that have not greeted, or wait for a slot for their handshake.
+    pub max_waiting: NonZeroUsize,
+    /// Most handshakes at once.
     pub max_handshakes: NonZeroUsize,
     /// Most connections that the kernel holds until they are accepted.
     pub backlog: NonZeroU32,
     /// How long a connection may be silent before the kernel asks whether the other host is there.
     pub keepalive: Duration,
+    /// How fast strangers may come.
+    pub rates: rates::Config,
+    /// Who may connect for others.
+    pub proxy: proxy::Config,
 }
 
 /// A bound socket.
@@ -50,6 +64,8 @@ pub struct Listener {
     local: SocketAddr,
     keepalive: Duration,
     crowd: Crowd,
+    rates: Rates,
+    proxy: Arc<proxy::Config>,
     metrics: Metrics,
 }
 
@@ -71,9 +87,9 @@ impl Listener {
             Ok((tcp, local))
         };
         let (tcp, local) = bind().map_err(|source| BindError::new(address, source))?;
-        let slots = Arc::new(Semaphore::new(config.max_connections.get().min(Semaphore::MAX_PERMITS)));
-        let crowd = Crowd::new(config.max_handshakes, slots);
-        Ok(Self { tcp, local, keepalive: config.keepalive, crowd, metrics })
+        let crowd = Crowd::new(config.max_waiting, config.max_handshakes);
+        let (rates, proxy) = (Rates::new(config.rates), Arc::new(config.proxy.clone()));
+        Ok(Self { tcp, local, keepalive: config.keepalive, crowd, rates, proxy, metrics })
     }
 
     /// Where it listens; the port is a real one even if 0 was asked for.
@@ -82,36 +98,48 @@ impl Listener {
         self.local
     }
 
-    /// Waits for a place, then for a connection.
+    /// Waits for a connection, whoever else is in the middle of his.
     ///
     /// Cancel safe: a dropped call takes neither a place nor a socket.
-    pub async fn accept(&mut self) -> Accepted {
+    ///
+    /// # Errors
+    ///
+    /// [`Turned`], if it was turned away at once.
+    pub async fn accept(&mut self) -> Result<Accepted, Turned> {
         loop {
-            let (room, patience) = (self.crowd.has_room(), self.crowd.patience());
+            let patience = self.crowd.patience();
             tokio::select! {
                 biased;
                 // Whoever left makes room for whoever comes.
                 () = self.crowd.news() => {}
-                accepted = self.tcp.accept(), if room => match accepted {
+                // A slot whose holder has stopped in the middle goes to somebody who waits.
+                () = patience => if self.crowd.relieve() {
+                    self.metrics.crowded.inc();
+                },
+                accepted = self.tcp.accept() => match accepted {
                     Ok((tcp, remote)) => match prepare(&tcp, self.keepalive) {
                         Ok(()) => return self.enter(tcp, remote),
                         Err(error) => tracing::debug!(%remote, %error, "connection lost before it began"),
                     },
                     Err(error) => self.failed(&error).await,
                 },
-                // A full crowd of those who stopped in the middle of their handshake gives way after a while.
-                () = patience, if !room => {}
             }
         }
     }
 
-    fn enter(&mut self, tcp: TcpStream, remote: SocketAddr) -> Accepted {
+    fn enter(&mut self, tcp: TcpStream, remote: SocketAddr) -> Result<Accepted, Turned> {
         self.metrics.connections.inc();
+        let by_proxy = self.proxy.lists(remote.ip());
+        // For whom a proxy connects is not known yet.
+        let toll = if by_proxy { None } else { Some(self.metrics.toll(&self.rates, &tcp, remote)?) };
         let (place, crowded) = self.crowd.enter();
         if crowded {
             self.metrics.crowded.inc();
         }
-        Accepted { tcp, remote, place }
+        let door =
+            Door { rates: self.rates.clone(), proxy: Arc::clone(&self.proxy), metrics: self.metrics.clone() };
+        let proxied = by_proxy.then_some(door);
+        Ok(Accepted { tcp, remote, place, toll, proxied })
     }
 
     async fn failed(&self, error: &io::Error) {
@@ -142,10 +170,107 @@ fn prepare(tcp: &TcpStream, keepalive: Duration) -> io::Result<()> {
 pub struct Accepted {
     /// The socket.
     pub tcp: TcpStream,
-    /// Where it comes from.
+    /// Where it comes from; of a proxied one known once it is introduced.
     pub remote: SocketAddr,
     /// Its place among the unproven.
     pub place: Place,
+    /// What it has paid.
+    toll: Option<Toll>,
+    /// What it takes to introduce it, if a proxy has connected for it.
+    proxied: Option<Door>,
+}
+
+/// What a connection that comes through a proxy is judged with once it is known whose it is.
+#[derive(Debug)]
+struct Door {
+    rates: Rates,
+    proxy: Arc<proxy::Config>,
+    metrics: Metrics,
+}
+
+impl Accepted {
+    /// Learns from the proxy, if one has connected, for whom.
+    ///
+    /// # Errors
+    ///
+    /// [`Turned`], if it does not say so, or that one comes too fast.
+    pub async fn introduced(mut self) -> Result<Self, Turned> {
+        let Some(Door { rates, proxy, metrics }) = self.proxied.take() else { return Ok(self) };
+        let header = tokio::select! {
+            biased;
+            () = self.place.evicted() => return Err(Turned { remote: self.remote, why: Away::Crowded }),
+            header = time::timeout(proxy.timeout, proxy::read(&mut self.tcp)) => header,
+        };
+        let refuse = |why: String| metrics.turn_away(&self.tcp, self.remote, Away::Proxy(why));
+        match header {
+            Err(_elapsed) => return Err(refuse("it sent no header in time".to_owned())),
+            Ok(Err(malformed)) => return Err(refuse(malformed.to_string())),
+            Ok(Ok(source)) => self.remote = source.unwrap_or(self.remote),
+        }
+        self.toll = Some(metrics.toll(&rates, &self.tcp, self.remote)?);
+        Ok(self)
+    }
+
+    /// The socket, where it comes from, and what is given back when it is proven or refused.
+    #[must_use]
+    pub fn into_parts(self) -> (TcpStream, SocketAddr, Standing) {
+        (self.tcp, self.remote, Standing { place: self.place, toll: self.toll })
+    }
+}
+
+/// What an unproven connection holds; given back when dropped.
+#[derive(Debug)]
+pub struct Standing {
+    /// Its place among the unproven.
+    pub place: Place,
+    toll: Option<Toll>,
+}
+
+impl Standing {
+    /// Ends it well: the peer has proven who it is, and its network is known from now on.
+    pub fn proven(self) {
+        if let Some(toll) = self.toll {
+            toll.give_back();
+        }
+    }
+}
+
+/// A connection that was turned away before its handshake.
+#[derive(Clone, Debug)]
+pub struct Turned {
+    /// Where it came from.
+    pub remote: SocketAddr,
+    /// Why.
+    pub why: Away,
+}
+
+/// Why a connection was turned away before its handshake.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Away {
+    /// Its place was needed.
+    #[error("pushed out by newer connections")]
+    Crowded,
+    /// It came through a proxy that did not say for whom.
+    #[error("it came from an address of tcp.proxy, and {0}")]
+    Proxy(String),
+    /// Too many come from its network.
+    #[error("too many connections from its network prove nothing")]
+    NetworkRate,
+    /// Too many come from everywhere.
+    #[error("too many connections prove nothing, and nobody of its network ever did")]
+    Rate,
+}
+
+impl Away {
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Crowded => "crowded",
+            Self::Proxy(_) => "proxy",
+            Self::NetworkRate => "network_rate",
+            Self::Rate => "rate",
+        }
+    }
 }
 
 /// Why the port could not be had.
@@ -192,9 +317,35 @@ pub struct Metrics {
     connections: Counter,
     accept_errors: Counter,
     crowded: Counter,
+    turned: Family<Reason, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
 }
 
 impl Metrics {
+    /// Takes what a connection costs, or turns it away.
+    fn toll(&self, rates: &Rates, tcp: &TcpStream, remote: SocketAddr) -> Result<Toll, Turned> {
+        rates.take(remote.ip(), Instant::now()).map_err(|over| {
+            let why = match over {
+                Over::All => Away::Rate,
+                Over::Network => Away::NetworkRate,
+            };
+            self.turn_away(tcp, remote, why)
+        })
+    }
+
+    fn turn_away(&self, tcp: &TcpStream, remote: SocketAddr, why: Away) -> Turned {
+        // A reset: whoever is turned away must not leave a connection in TIME_WAIT here.
+        if let Err(error) = SockRef::from(tcp).set_linger(Some(Duration::ZERO)) {
+            tracing::trace!(%error, "could not ask for a reset");
+        }
+        self.turned.get_or_create(&Reason { reason: why.as_str() }).inc();
+        Turned { remote, why }
+    }
+
     /// Makes the metrics and shows them in `registry`, whose prefix is that of the gateway.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -210,6 +361,14 @@ impl Metrics {
             "Unproven connections dropped to make room for newer ones",
             metrics.crowded.clone(),
         );
+        for reason in ["network_rate", "proxy", "rate"] {
+            drop(metrics.turned.get_or_create(&Reason { reason }));
+        }
+        registry.register(
+            "turned_away",
+            "Connections closed before their handshake, by reason",
+            metrics.turned.clone(),
+        );
         metrics
     }
 }
@@ -221,10 +380,12 @@ mod tests {
     fn config(port: u16) -> Config {
         Config {
             bind_address: SocketAddr::from(([127, 0, 0, 1], port)),
-            max_connections: NonZeroUsize::MIN,
-            max_handshakes: NonZeroUsize::MIN.saturating_add(1),
+            max_waiting: NonZeroUsize::MIN.saturating_add(1),
+            max_handshakes: NonZeroUsize::MIN,
             backlog: NonZeroU32::MIN.saturating_add(63),
             keepalive: Duration::from_mins(1),
+            rates: rates::Config::default(),
+            proxy: proxy::Config::default(),
         }
     }
 
@@ -246,7 +407,7 @@ mod tests {
         let mut silent = Vec::new();
         for _ in 0..3 {
             silent.push(TcpStream::connect(listener.local()).await.unwrap());
-            accepted.push(listener.accept().await);
+            accepted.push(listener.accept().await.unwrap());
         }
         assert_eq!(silent.len(), accepted.len());
         accepted[0].place.evicted().await;

@@ -8,6 +8,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use daemoneye_proto::v1::{self, link_request, link_response::Frame};
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use tokio::time::{self, Instant, Sleep};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::{
@@ -29,6 +30,8 @@ use crate::{
 /// How a session ends well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Farewell {
+    /// The connection is old, and the peer comes back on another.
+    Aged,
     /// The peer half-closed and has been told everything.
     Done,
     /// The gateway is going away.
@@ -46,6 +49,8 @@ pub(super) struct Actor<S> {
     pub(super) cut: BoxFuture<'static, CutReason>,
     pub(super) clocks: Clocks,
     pub(super) drain: Drain,
+    /// Cancelled when the connection is old.
+    pub(super) retiring: CancellationToken,
 }
 
 /// The times that a session keeps.
@@ -133,6 +138,7 @@ where
                 biased;
                 // Trust before anything that the peer sends.
                 reason = &mut self.cut => return Err(Fault::Cut(reason)),
+                () = self.retiring.cancelled(), if self.clocks.drained.is_none() => self.retire(),
                 orders = bell.rung() => self.obey(orders)?,
                 () = self.clocks.alarm.as_mut() => self.look_at_clock()?,
                 // What is settled makes room before more is read.
@@ -158,6 +164,7 @@ where
         let idle = self.clocks.ended && self.carrier.is_idle() && self.outbox.is_empty();
         match (self.clocks.drained.is_some(), over || idle) {
             (_, false) => None,
+            (true, true) if self.retiring.is_cancelled() => Some(Farewell::Aged),
             (true, true) => Some(Farewell::Drained),
             (false, true) => Some(Farewell::Done),
         }
@@ -178,15 +185,21 @@ where
             self.carrier.rejudge(rights)?;
         }
         if orders.has(Order::Drain) && self.clocks.drained.is_none() {
-            let drain = v1::Drain {
-                reconnect_after: hello::duration(self.drain.reconnect_after()),
-                alternatives: self.drain.alternatives.clone(),
-            };
-            self.outbox.say(Frame::Drain(drain));
-            self.clocks.drained = Some(Instant::now() + self.drain.grace);
-            self.arm();
+            self.send_away(self.drain.reconnect_after(), self.drain.alternatives.clone());
         }
         Ok(())
+    }
+
+    /// The connection is old, the gateway stays: the peer may come back at once, and before it leaves.
+    fn retire(&mut self) {
+        self.send_away(Duration::ZERO, Vec::new());
+    }
+
+    fn send_away(&mut self, reconnect_after: Duration, alternatives: Vec<String>) {
+        let reconnect_after = hello::duration(reconnect_after);
+        self.outbox.say(Frame::Drain(v1::Drain { reconnect_after, alternatives }));
+        self.clocks.drained = Some(Instant::now() + self.drain.grace);
+        self.arm();
     }
 
     fn look_at_clock(&mut self) -> Result<(), Fault> {
@@ -324,6 +337,7 @@ where
             tracing::error!("the bus did not let go of a name");
         }
         let (reason, detail) = match &ended {
+            Ok(Farewell::Aged) => ("aged", "the connection was old".to_owned()),
             Ok(Farewell::Done) => ("done", "the peer half-closed".to_owned()),
             Ok(Farewell::Drained) => ("drained", "the gateway is going away".to_owned()),
             Err(fault) => (fault.reason(), fault.to_string()),

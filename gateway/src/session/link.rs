@@ -8,6 +8,7 @@ use daemoneye_proto::{
 };
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::{sync::mpsc, time};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::Instrument;
 
@@ -42,6 +43,8 @@ pub(super) struct Visitor {
     pub(super) presence: Presence,
     /// Tells when the connection is cut.
     pub(super) cut: Cut,
+    /// Cancelled when the connection is old.
+    pub(super) retiring: CancellationToken,
 }
 
 /// Greets a visitor and, if he is admitted, carries on the session to its end.
@@ -50,6 +53,7 @@ where
     S: Stream<Item = Result<v1::LinkRequest, Status>> + Send + Unpin,
 {
     let cut = visitor.cut.waiting().shared();
+    let retiring = visitor.retiring.clone();
     let admission = admit(&hall, visitor, &mut inbound);
     let admitted = tokio::select! {
         biased;
@@ -65,7 +69,8 @@ where
             outbox.say(Frame::Welcome(welcome));
             let clocks = Clocks::new(hall.config.heartbeat);
             let (judge, drain) = (hall.judge.clone(), hall.drain.clone());
-            let actor = Actor { inbound, outbox, carrier, seat, judge, cut: cut.boxed(), clocks, drain };
+            let actor =
+                Actor { inbound, outbox, carrier, seat, judge, cut: cut.boxed(), clocks, drain, retiring };
             async move {
                 tracing::info!("peer joined");
                 actor.run().await;

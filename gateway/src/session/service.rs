@@ -48,7 +48,8 @@ impl Service {
         let (wire, answers) = mpsc::channel(Outbox::ROOM);
         let peer = caller.peer().clone();
         let (remote, cut) = (caller.remote(), caller.cut().clone());
-        let visitor = Visitor { rights, peer, remote, presence, cut };
+        let retiring = caller.retiring().clone();
+        let visitor = Visitor { rights, peer, remote, presence, cut, retiring };
         hall.leash.spawn(link::run(Arc::clone(hall), visitor, inbound, wire));
         Ok(ReceiverStream::new(answers))
     }

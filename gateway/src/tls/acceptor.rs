@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use daemoneye_bridge::trust::{
     Admission, Judge, LoadError, Recorder, RefusalReason, Store, Terms, VerifiedChain,
 };
-use rustls::{Error, pki_types::CertificateDer};
+use rustls::{Error, PeerIncompatible, pki_types::CertificateDer};
 use tokio::{
     net::TcpStream,
     time::{self, Instant},
@@ -18,18 +18,29 @@ use crate::{
     tls::{Config, Metrics, Refusal, Stage, material, metrics::Outcome},
 };
 
+/// How long each step of a handshake may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// From acceptance to the whole greeting.
+    pub greeting: Duration,
+    /// From the slot for the handshake to its end.
+    pub handshake: Duration,
+    /// From acceptance to the end, the wait for a slot included.
+    pub whole: Duration,
+}
+
 /// Secures connections with the material in force.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     store: Store,
     terms: Terms,
-    deadline: Duration,
+    deadlines: Deadlines,
     reload_interval: Duration,
     metrics: Metrics,
 }
 
 impl Acceptor {
-    /// Loads the material; a handshake may take `deadline`, and `judge` has the last word on each chain. Blocking: it reads
+    /// Loads the material; a handshake may take as long as `deadlines` say, and `judge` has the last word on each chain. Blocking: it reads
     /// files.
     ///
     /// # Errors
@@ -37,7 +48,7 @@ impl Acceptor {
     /// [`LoadError`] names the file and a remedy.
     pub fn load(
         config: Config,
-        deadline: Duration,
+        deadlines: Deadlines,
         judge: Arc<dyn Judge>,
         metrics: Metrics,
     ) -> Result<Self, LoadError> {
@@ -45,13 +56,19 @@ impl Acceptor {
         let profile = config.profile.clone();
         let store = Store::open_all(config.into_plan())?;
         let terms = Terms { protocols: vec![H2.to_vec()], floor, profile, judge };
-        Ok(Self { store, terms, deadline, reload_interval, metrics })
+        Ok(Self { store, terms, deadlines, reload_interval, metrics })
     }
 
     /// The material, to reload it on request.
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// On which terms connections are accepted.
+    #[must_use]
+    pub const fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     /// What is shown of the material, and the future that follows its files. It never ends.
@@ -65,14 +82,16 @@ impl Acceptor {
     ///
     /// [`Refusal`], with what the stranger presented. The stranger was sent an alert, or nothing.
     pub async fn handshake(&self, accepted: Accepted) -> Result<Secured, Refusal> {
-        let (begun, remote) = (Instant::now(), accepted.remote);
+        let begun = Instant::now();
+        let (tcp, remote, standing) = accepted.into_parts();
         let mut stage = Progress::default();
+        let shaking = self.shake(tcp, &standing.place, &mut stage);
         let shaken = tokio::select! {
             biased;
             // A place that is wanted back is wanted back at once.
-            () = accepted.place.evicted() => Err(Failure::Crowded),
-            shaken = time::timeout_at(begun + self.deadline, self.shake(accepted.tcp, &accepted.place, &mut stage)) =>
-                shaken.map_err(|_elapsed| Failure::TimedOut).and_then(|shaken| shaken.map_err(Failure::Broken)),
+            () = standing.place.evicted() => Err(Failure::Crowded),
+            shaken = time::timeout_at(begun + self.deadlines.whole, shaking) =>
+                shaken.unwrap_or(Err(Failure::TimedOut)),
         };
         let ended = shaken.and_then(|stream| stage.outcome().map(|chain| (stream, chain)));
         let outcome = match &ended {
@@ -83,7 +102,8 @@ impl Acceptor {
         self.metrics.handshake(outcome, begun.elapsed());
         match ended {
             Ok((stream, chain)) => {
-                Ok(Secured { stream, chain, remote, place: accepted.place, recorder: stage.recorder })
+                standing.proven();
+                Ok(Secured { stream, chain, remote, recorder: stage.recorder })
             }
             Err(failure) => Err(stage.refusal(&failure, remote)),
         }
@@ -94,18 +114,30 @@ impl Acceptor {
         tcp: TcpStream,
         place: &Place,
         stage: &mut Progress,
-    ) -> io::Result<TlsStream<TcpStream>> {
-        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp).await?;
-        place.greeted();
+    ) -> Result<TlsStream<TcpStream>, Failure> {
+        let Deadlines { greeting, handshake, .. } = self.deadlines;
+        let start = within(greeting, async {
+            // Whoever says nothing costs no buffer.
+            tcp.readable().await?;
+            LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp).await
+        });
+        let start = start.await?;
+        place.slot().await;
         let (settings, recorder) = Admission::new(self.store.current(), self.terms.clone()).handshake();
         stage.recorder = Some(recorder);
-        let stream = start.into_stream(settings).await?;
+        let stream = within(handshake, start.into_stream(settings)).await?;
         // A client that offers no protocol at all is let through by rustls.
         match stream.get_ref().1.alpn_protocol() {
             Some(H2) => Ok(stream),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, Error::NoApplicationProtocol)),
+            _ => {
+                Err(Failure::Broken(io::Error::new(io::ErrorKind::InvalidData, Error::NoApplicationProtocol)))
+            }
         }
     }
+}
+
+async fn within<T>(patience: Duration, step: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+    time::timeout(patience, step).await.map_err(|_elapsed| Failure::TimedOut)?.map_err(Failure::Broken)
 }
 
 /// HTTP/2, for gRPC.
@@ -179,12 +211,31 @@ impl Progress {
         let tls = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
         match tls {
             Some(Error::NoCertificatesPresented) => RefusalReason::NoCertificate,
-            Some(Error::NoApplicationProtocol | Error::PeerIncompatible(_)) => RefusalReason::Incompatible,
+            Some(Error::PeerIncompatible(why)) => incompatible(why),
+            Some(Error::NoApplicationProtocol) => RefusalReason::Incompatible,
             // Before the greeting is there, whatever it is, it is not TLS.
             _ if self.recorder.is_none() => RefusalReason::NotTls,
             Some(Error::AlertReceived(_)) | None => RefusalReason::Aborted,
             Some(_) => RefusalReason::Misbehaved,
         }
+    }
+}
+
+/// What it was that a client does not speak.
+const fn incompatible(why: &PeerIncompatible) -> RefusalReason {
+    use PeerIncompatible as P;
+    match why {
+        P::SupportedVersionsExtensionRequired | P::Tls12NotOffered | P::Tls12NotOfferedOrEnabled => {
+            RefusalReason::TlsVersion
+        }
+        P::EcPointsExtensionRequired
+        | P::NamedGroupsExtensionRequired
+        | P::NoCipherSuitesInCommon
+        | P::NoEcPointFormatsInCommon
+        | P::NoKxGroupsInCommon
+        | P::UncompressedEcPointsRequired => RefusalReason::TlsSuite,
+        P::ExtendedMasterSecretExtensionRequired => RefusalReason::TlsMasterSecret,
+        _ => RefusalReason::Incompatible,
     }
 }
 
@@ -194,7 +245,6 @@ pub struct Secured {
     stream: TlsStream<TcpStream>,
     chain: Arc<VerifiedChain>,
     remote: SocketAddr,
-    place: Place,
     recorder: Option<Arc<Recorder>>,
 }
 
@@ -212,16 +262,16 @@ impl Secured {
         presented.map(|presented| presented.chain.clone()).unwrap_or_default()
     }
 
-    /// The stream, where it comes from, and its place among the unproven.
+    /// The stream, and where it comes from.
     #[must_use]
-    pub fn into_parts(self) -> (TlsStream<TcpStream>, SocketAddr, Place) {
-        (self.stream, self.remote, self.place)
+    pub fn into_parts(self) -> (TlsStream<TcpStream>, SocketAddr) {
+        (self.stream, self.remote)
     }
 
     /// Accounts for turning it away after all.
     #[must_use]
-    pub fn refuse(&self, stage: Stage, reason: RefusalReason) -> Refusal {
+    pub fn refuse(&self, stage: Stage, reason: RefusalReason, detail: String) -> Refusal {
         let recorder = self.recorder.clone();
-        Refusal { stage, reason, detail: reason.to_string(), remote: self.remote, recorder, proven: None }
+        Refusal { stage, reason, detail, remote: self.remote, recorder, proven: None }
     }
 }

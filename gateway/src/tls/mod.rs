@@ -21,7 +21,7 @@ use daemoneye_bridge::trust::{
 use serde::Deserialize;
 
 pub use self::{
-    acceptor::{Acceptor, Secured},
+    acceptor::{Acceptor, Deadlines, Secured},
     metrics::Metrics,
     refusals::{Refusal, Refusals, Stage},
 };

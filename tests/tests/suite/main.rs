@@ -9,6 +9,7 @@ mod interop;
 mod kill;
 mod layering;
 mod limbo;
+mod limits;
 mod outage;
 mod publish;
 mod revoke;

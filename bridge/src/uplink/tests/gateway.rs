@@ -61,7 +61,20 @@ impl Scripted {
         config.longest_retry = Duration::from_millis(100);
         config.refused_retry = Duration::from_millis(100);
         config.drain_timeout = Duration::from_secs(5);
+        config.reload = Duration::from_millis(100);
         config
+    }
+
+    /// Gives the leaf its next certificate, the key first, as a careless administrator does.
+    pub(super) fn renew(&self) {
+        for (from, to) in [("next.key", "leaf.key"), ("next.crt", "leaf.crt")] {
+            fs::rename(self.folder.path().join(from), self.folder.path().join(to)).unwrap();
+        }
+    }
+
+    /// Lets the leaf trust nobody who is here.
+    pub(super) fn distrust(&self) {
+        fs::rename(self.folder.path().join("stranger.crt"), self.folder.path().join("ca.crt")).unwrap();
     }
 
     /// The next session that a leaf begins.
@@ -196,12 +209,16 @@ fn issue(folder: &TempDir) -> TlsAcceptor {
         (params.signed_by(&key, &issuer).unwrap(), key)
     };
     let uri = SanType::URI("spiffe://td/site/a/collector/leaf".try_into().unwrap());
-    let (certificate, key) = leaf(ExtendedKeyUsagePurpose::ClientAuth, uri);
     let write = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
     write("ca.crt", root_certificate.pem());
-    write("leaf.crt", certificate.pem());
-    write("leaf.key", key.serialize_pem());
-    fs::set_permissions(folder.path().join("leaf.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    write("stranger.crt", root.self_signed(&KeyPair::generate().unwrap()).unwrap().pem());
+    for name in ["leaf", "next"] {
+        let (certificate, key) = leaf(ExtendedKeyUsagePurpose::ClientAuth, uri.clone());
+        write(&format!("{name}.crt"), certificate.pem());
+        write(&format!("{name}.key"), key.serialize_pem());
+        let key = folder.path().join(format!("{name}.key"));
+        fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
+    }
 
     let here = SanType::IpAddress([127, 0, 0, 1].into());
     let (certificate, key) = leaf(ExtendedKeyUsagePurpose::ServerAuth, here);

@@ -274,3 +274,90 @@ async fn closing_without_a_gateway_ends_when_patience_does() {
     assert!(trouble.what.starts_with("could not connect to 127.0.0.1:1: "), "{}", trouble.what);
     assert!(!trouble.lasting);
 }
+
+/// The next session of a leaf that moves, which goes on where the old one ended; both are read to event 6.
+async fn moved(
+    gateway: &mut Scripted,
+    mut old: gateway::Conversation,
+    stream: &Bytes,
+) -> gateway::Conversation {
+    let mut acked = 3;
+    while let Some(frame) = old.next().await {
+        if let Frame::Batch(batch) = frame {
+            acked += batch.events.len() as u64;
+            old.ack(stream, acked, Vec::new()).await;
+        }
+    }
+    drop(old);
+    let (mut session, hello) = gateway.welcomed(1000).await;
+    assert_eq!(hello.streams.first().unwrap().acked, acked, "everything that the old one carried is settled");
+    let mut next = acked + 1;
+    while next <= 6 {
+        let batch = session.batch().await;
+        assert_eq!(batch.first_seq, next);
+        next += batch.events.len() as u64;
+    }
+    session
+}
+
+#[tokio::test]
+async fn a_leaf_whose_certificate_is_renewed_moves_over_and_settles_what_is_in_flight_first() {
+    let mut gateway = Scripted::open().await;
+    let collector = collector(&gateway, |_| {});
+    publish(&collector, CRITICAL, 1..=3).await;
+    let (mut session, _) = gateway.welcomed(1000).await;
+    let stream = session.batch().await.stream;
+    gateway.renew();
+    publish(&collector, CRITICAL, 4..=6).await;
+    session.ack(&stream, 3, Vec::new()).await;
+    let _session = moved(&mut gateway, session, &stream).await;
+    until(&mut collector.status(), |status| status.sessions == 2 && status.last_error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_leaf_that_is_told_that_its_connection_is_old_makes_the_next_one_first() {
+    let mut gateway = Scripted::open().await;
+    let collector = collector(&gateway, |_| {});
+    publish(&collector, CRITICAL, 1..=3).await;
+    let (mut session, _) = gateway.welcomed(1000).await;
+    let stream = session.batch().await.stream;
+    session.say(link_response::Frame::Drain(v1::Drain::default())).await;
+    publish(&collector, CRITICAL, 4..=6).await;
+    session.ack(&stream, 3, Vec::new()).await;
+    let _session = moved(&mut gateway, session, &stream).await;
+    until(&mut collector.status(), |status| status.sessions == 2 && status.last_error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_new_connection_that_is_not_welcomed_leaves_the_old_one_in_service() {
+    let mut gateway = Scripted::open().await;
+    let collector = collector(&gateway, |_| {});
+    publish(&collector, CRITICAL, 1..=3).await;
+    let (mut session, _) = gateway.welcomed(1000).await;
+    let stream = session.batch().await.stream;
+    session.ack(&stream, 3, Vec::new()).await;
+    gateway.renew();
+    assert_eq!(session.closed().await, 0);
+    drop(session);
+    // The policy does not know who the new certificate names.
+    gateway.session().await.end(Status::permission_denied("no role")).await;
+    let (mut session, _) = gateway.welcomed(1000).await;
+    publish(&collector, CRITICAL, 4..=6).await;
+    assert_eq!(payloads(&session.batch().await), ["4", "5", "6"]);
+}
+
+#[tokio::test]
+async fn a_gateway_whose_authority_is_taken_away_is_left_at_once() {
+    let mut gateway = Scripted::open().await;
+    let collector = collector(&gateway, |_| {});
+    let (mut session, _) = gateway.welcomed(1000).await;
+    gateway.distrust();
+    assert_eq!(session.closed().await, 0);
+    let untrusted = |status: &crate::uplink::Status| {
+        status
+            .last_error
+            .as_ref()
+            .is_some_and(|trouble| trouble.what.contains("is not trusted") && trouble.lasting)
+    };
+    until(&mut collector.status(), untrusted).await;
+}

@@ -19,6 +19,7 @@ mod pki;
 mod policy;
 mod refusals;
 mod reload;
+mod tls;
 
 use client::Gateway;
 use output::Format;
@@ -58,6 +59,8 @@ enum Command {
     Refusals,
     /// Has certificates, revocation lists and policy read again.
     Reload(reload::Reload),
+    /// Looks at certificates offline.
+    Tls(tls::Tls),
 }
 
 impl Cli {
@@ -78,6 +81,7 @@ impl Cli {
             Command::Policy(policies) => policies.run(&gateway, format),
             Command::Refusals => refusals::run(&gateway, format),
             Command::Reload(reload) => reload.run(&gateway, format),
+            Command::Tls(tls) => tls.run(format),
         }
     }
 }

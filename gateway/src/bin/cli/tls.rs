@@ -4,7 +4,6 @@
 //! refused; 1 a file could not be read.
 
 use std::{
-    io::{self, Write},
     path::PathBuf,
     process::ExitCode,
     time::{Duration, SystemTime},
@@ -16,6 +15,8 @@ use daemoneye_bridge::trust::{
     NamePattern, Profile, Role,
     explain::{self, Case},
 };
+
+use crate::cli::output::Format;
 
 /// What is to be done about certificates.
 #[derive(Clone, Debug, Args)]
@@ -81,14 +82,14 @@ impl Tls {
     /// # Errors
     ///
     /// The file that could not be read.
-    pub(crate) fn run(&self, json: bool) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(&self, format: Format) -> anyhow::Result<ExitCode> {
         let Command::Explain(explain) = &self.command;
-        explain.run(json)
+        explain.run(format)
     }
 }
 
 impl Explain {
-    fn run(&self, json: bool) -> anyhow::Result<ExitCode> {
+    fn run(&self, format: Format) -> anyhow::Result<ExitCode> {
         let anchors = explain::certificates(&self.anchors)?;
         let chain = explain::certificates(&self.chain)?;
         let most = self.max_leaf_days.map(|days| Duration::from_hours(u64::from(days) * 24));
@@ -104,12 +105,8 @@ impl Explain {
             key: self.key.as_deref(),
         }
         .explain();
-        let text = if json {
-            format!("{:#}\n", serde_json::to_value(&explanation).context("could not write JSON")?)
-        } else {
-            explanation.to_string()
-        };
-        io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
+        let value = serde_json::to_value(&explanation).context("could not write JSON")?;
+        format.show(&value, |_| explanation.to_string())?;
         Ok(if explanation.is_accepted() { ExitCode::SUCCESS } else { ExitCode::from(3) })
     }
 }

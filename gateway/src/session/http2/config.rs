@@ -20,6 +20,9 @@ pub struct Config {
     pub(super) max_pending_resets: usize,
     pub(super) max_local_resets: usize,
     pub(super) first_request_timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) max_connection_age: Duration,
+    pub(super) connection_age_grace: Duration,
 }
 
 /// The section `[session.http2]`.
@@ -51,6 +54,16 @@ struct File {
     /// How long a peer may take to make its first request. Default 30 s, 1 s to 10 min.
     #[serde(with = "humantime_serde")]
     first_request_timeout: Duration,
+    /// How long a connection may be without a request. Default 5 min, 1 s to 24 h.
+    #[serde(with = "humantime_serde")]
+    idle_timeout: Duration,
+    /// How old a connection may become, a tenth more or less; then its peer is told to come back at once. Default 24 h, 1 s
+    /// to 365 d.
+    #[serde(with = "humantime_serde")]
+    max_connection_age: Duration,
+    /// How long a peer that was told so may take. Default 30 s, 1 s to 1 h.
+    #[serde(with = "humantime_serde")]
+    connection_age_grace: Duration,
 }
 
 impl Default for File {
@@ -67,6 +80,9 @@ impl Default for File {
             max_pending_resets: 20,
             max_local_resets: 256,
             first_request_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_mins(5),
+            max_connection_age: Duration::from_hours(24),
+            connection_age_grace: Duration::from_secs(30),
         }
     }
 }
@@ -113,6 +129,17 @@ impl TryFrom<File> for Config {
                 "first_request_timeout",
                 file.first_request_timeout,
                 second..=Duration::from_mins(10),
+            )?,
+            idle_timeout: span("idle_timeout", file.idle_timeout, second..=Duration::from_hours(24))?,
+            max_connection_age: span(
+                "max_connection_age",
+                file.max_connection_age,
+                second..=Duration::from_hours(365 * 24),
+            )?,
+            connection_age_grace: span(
+                "connection_age_grace",
+                file.connection_age_grace,
+                second..=Duration::from_hours(1),
             )?,
         })
     }

@@ -17,6 +17,8 @@ use tonic::Status;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CutReason {
+    /// The connection is old, and its peer was told so.
+    Aged,
     /// It is on the deny-list.
     Denied,
     /// The gateway is going away, and has waited long enough.
@@ -33,13 +35,21 @@ pub enum CutReason {
 
 impl CutReason {
     /// Every reason.
-    pub const ALL: &[Self] =
-        &[Self::Denied, Self::Draining, Self::Expired, Self::NoRole, Self::Revoked, Self::Untrusted];
+    pub const ALL: &[Self] = &[
+        Self::Aged,
+        Self::Denied,
+        Self::Draining,
+        Self::Expired,
+        Self::NoRole,
+        Self::Revoked,
+        Self::Untrusted,
+    ];
 
     /// The stable code.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Aged => "aged",
             Self::Denied => "denied",
             Self::Draining => "draining",
             Self::Expired => "certificate_expired",
@@ -53,6 +63,7 @@ impl CutReason {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
+            Self::Aged => Status::unavailable("the connection is old: come back on a new one"),
             Self::Draining => Status::unavailable("the gateway is going away"),
             Self::Expired => Status::unauthenticated("the certificate has expired"),
             Self::NoRole => Status::permission_denied("no role of the policy matches this peer any longer"),

@@ -9,6 +9,7 @@
 mod body;
 mod config;
 mod cut;
+mod decline;
 mod service;
 
 #[cfg(test)]
@@ -26,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use self::service::{OnLeash, Requests};
+use self::service::{OnLeash, Requests, Watch};
 pub use self::{
     config::Config,
     cut::{Cut, CutReason},
@@ -79,24 +80,18 @@ impl Server {
         let gone = CancellationToken::new();
         let _ends_streams = gone.clone().drop_guard();
         let requests = Requests::new(self.routes.clone(), caller.clone());
-        let mut open = requests.watch();
+        let requests_open = requests.watch();
         let builder = self.builder(OnLeash::new(self.leash.clone(), gone));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), requests));
-        let first = time::sleep(self.config.first_request_timeout);
-        let mut quiet = pin!(async {
-            tokio::select! {
-                biased;
-                () = self.ending.cancelled() => {}
-                () = first => if open.was_ever() { self.ending.cancelled().await },
-            }
-            open.none().await;
-        });
+        let mut quiet = pin!(self.quiet(requests_open.clone()));
+        let mut age = pin!(self.age(caller.retiring(), requests_open));
         let end = tokio::select! {
             biased;
             // Whoever must go goes before anything else of his is looked at.
             reason = caller.cut().wait() => End::Cut(reason),
             () = self.last_call.cancelled() => End::Cut(CutReason::Draining),
             () = &mut quiet => End::Quiet,
+            end = &mut age => end,
             done = &mut connection => End::Done(done),
         };
         let patience = match &end {
@@ -116,6 +111,37 @@ impl Server {
         }
         tracing::trace!(peer = %caller.peer().id(), told, "said goodbye");
         log(caller, &end);
+    }
+
+    /// Waits until nothing is open although it could be: nothing was asked for long, or the end of all is near.
+    async fn quiet(&self, mut open: Watch) {
+        let mut idle = open.clone();
+        let patience = async {
+            let mut patience = self.config.first_request_timeout;
+            loop {
+                idle.none().await;
+                if time::timeout(patience, idle.some()).await.is_err() {
+                    return;
+                }
+                patience = self.config.idle_timeout;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.ending.cancelled() => open.none().await,
+            () = patience => {}
+        }
+    }
+
+    /// Waits until the connection is old, and then until nothing is open on it, but no longer than its grace.
+    async fn age(&self, retiring: &CancellationToken, mut open: Watch) -> End {
+        // Connections that began together, as after a restart, need not end together.
+        time::sleep(self.config.max_connection_age.mul_f64(fastrand::f64().mul_add(0.2, 0.9))).await;
+        retiring.cancel();
+        match time::timeout(self.config.connection_age_grace, open.none()).await {
+            Ok(()) => End::Quiet,
+            Err(_elapsed) => End::Cut(CutReason::Aged),
+        }
     }
 
     fn builder(&self, executor: OnLeash) -> http2::Builder<OnLeash> {

@@ -21,13 +21,15 @@ pub struct Caller {
     peer: VerifiedPeer,
     remote: SocketAddr,
     cut: Cut,
+    /// Cancelled when the connection is old, and its peer should come back on another.
+    retiring: CancellationToken,
 }
 
 impl Caller {
     /// The far end of one connection.
     #[must_use]
     pub fn new(peer: VerifiedPeer, remote: SocketAddr) -> Self {
-        Self { peer, remote, cut: Cut::default() }
+        Self { peer, remote, cut: Cut::default(), retiring: CancellationToken::new() }
     }
 
     /// Who it is.
@@ -47,6 +49,12 @@ impl Caller {
     pub const fn cut(&self) -> &Cut {
         &self.cut
     }
+
+    /// Cancelled when its connection is old: whoever has a conversation on it sends the peer away to come back.
+    #[must_use]
+    pub const fn retiring(&self) -> &CancellationToken {
+        &self.retiring
+    }
 }
 
 /// The requests of one connection.
@@ -59,7 +67,7 @@ pub(super) struct Requests {
 
 impl Requests {
     pub(super) fn new(routes: Routes, caller: Caller) -> Self {
-        Self { routes, caller, open: Arc::new(watch::Sender::new(Count::default())) }
+        Self { routes, caller, open: Arc::new(watch::Sender::new(0)) }
     }
 
     pub(super) fn watch(&self) -> Watch {
@@ -92,12 +100,8 @@ impl Service<Request<Incoming>> for Requests {
     }
 }
 
-/// How many requests are open on a connection, and whether one ever was.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Count {
-    now: usize,
-    ever: bool,
-}
+/// How many requests are open on a connection.
+type Count = usize;
 
 /// Counts for as long as it lives.
 #[derive(Debug)]
@@ -105,30 +109,33 @@ pub(super) struct Open(Arc<watch::Sender<Count>>);
 
 impl Open {
     fn new(count: Arc<watch::Sender<Count>>) -> Self {
-        count.send_modify(|count| *count = Count { now: count.now.saturating_add(1), ever: true });
+        count.send_modify(|count| *count = count.saturating_add(1));
         Self(count)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.send_modify(|count| count.now = count.now.saturating_sub(1));
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 
 /// Watches the count of a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Watch(watch::Receiver<Count>);
 
 impl Watch {
-    pub(super) fn was_ever(&self) -> bool {
-        self.0.borrow().ever
-    }
-
     /// Waits until no request is open.
     pub(super) async fn none(&mut self) {
         // An error means that the connection is gone, and its requests with it.
-        drop(self.0.wait_for(|count| count.now == 0).await);
+        drop(self.0.wait_for(|count| *count == 0).await);
+    }
+
+    /// Waits until a request comes, after [`Self::none`].
+    pub(super) async fn some(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

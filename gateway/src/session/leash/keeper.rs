@@ -37,7 +37,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 impl Keeper {
     pub(super) fn new(roll: Roll, grounds: Grounds) -> Self {
-        let Grounds { mut material, mut denials, policy } = grounds;
+        let Grounds { mut material, mut denials, policy, .. } = grounds;
         let swept = Arc::clone(&material.borrow_and_update());
         let denied = Arc::clone(&denials.borrow_and_update());
         Self { roll, material, denials, policy: policy.watch(), swept, denied, read: Reading::now() }

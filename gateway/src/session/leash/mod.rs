@@ -24,7 +24,7 @@ use std::{
     time::SystemTime,
 };
 
-use daemoneye_bridge::trust::{Generation, Material, RefusalReason, Role, VerifiedChain};
+use daemoneye_bridge::trust::{Claim, Generation, Material, RefusalReason, Role, Terms, VerifiedChain};
 use futures_util::future::BoxFuture;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::{Notify, watch};
@@ -60,6 +60,8 @@ pub struct Grounds {
     pub denials: watch::Receiver<Arc<Denials>>,
     /// Who has a role.
     pub policy: Judge,
+    /// On which terms a path is verified again whose anchor is gone.
+    pub terms: Terms,
 }
 
 /// Every admitted connection. Cheap to clone.
@@ -143,11 +145,37 @@ impl Roll {
         if self.0.grounds.denials.borrow().find(bond.peer.id(), chain, now).is_some() {
             return self.cut(bond, CutReason::Denied);
         }
-        match rejudge(bond, chain, material, now) {
+        match self.rejudge(bond, chain, material, now) {
             Ok(Standing::Same) => {}
             Ok(Standing::Elsewhere(chain)) => self.lock().replace(*number, chain),
             Err(reason) => self.cut(bond, reason),
         }
+    }
+
+    /// Judges a path by other material than it was verified with. Signatures are checked again only if its anchor is gone.
+    fn rejudge(
+        &self,
+        bond: &Bond,
+        chain: &VerifiedChain,
+        material: &Material,
+        now: SystemTime,
+    ) -> Result<Standing, CutReason> {
+        if chain.not_after() <= now {
+            return Err(CutReason::Expired);
+        }
+        let anchor = chain.anchor();
+        let is_anchored =
+            material.anchors().iter().any(|known| Arc::ptr_eq(known, anchor) || **known == **anchor);
+        if is_anchored {
+            return material.judge_links(chain.links(), now).map(|()| Standing::Same).map_err(reason);
+        }
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (leaf, between) = bond.presented.split_first().ok_or(CutReason::Untrusted)?;
+        let now = UnixTime::since_unix_epoch(since);
+        let claim = Claim { role: Role::Client, leaf, intermediates: between, now };
+        let Terms { profile, judge, .. } = &self.0.grounds.terms;
+        let found = material.verify(&claim, profile, Some(&**judge));
+        found.map(|chain| Standing::Elsewhere(Arc::new(chain))).map_err(|finding| reason(finding.reason()))
     }
 
     fn cut(&self, bond: &Bond, reason: CutReason) {
@@ -163,28 +191,6 @@ enum Standing {
     Elsewhere(Arc<VerifiedChain>),
     /// As it was.
     Same,
-}
-
-/// Judges a path by other material than it was verified with. Signatures are checked again only if its anchor is gone.
-fn rejudge(
-    bond: &Bond,
-    chain: &VerifiedChain,
-    material: &Material,
-    now: SystemTime,
-) -> Result<Standing, CutReason> {
-    if chain.not_after() <= now {
-        return Err(CutReason::Expired);
-    }
-    let anchor = chain.anchor();
-    let is_anchored =
-        material.anchors().iter().any(|known| Arc::ptr_eq(known, anchor) || **known == **anchor);
-    if is_anchored {
-        return material.judge_links(chain.links(), now).map(|()| Standing::Same).map_err(reason);
-    }
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (leaf, between) = bond.presented.split_first().ok_or(CutReason::Untrusted)?;
-    let found = material.verify(Role::Client, leaf, between, UnixTime::since_unix_epoch(since));
-    found.map(|chain| Standing::Elsewhere(Arc::new(chain))).map_err(reason)
 }
 
 const fn reason(refused: RefusalReason) -> CutReason {

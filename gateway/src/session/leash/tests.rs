@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use daemoneye_bridge::trust::{Files, Store, revocation::Order};
+use daemoneye_bridge::trust::{Files, Floor, Profile, Store, revocation::Order};
 use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 use tokio::time;
@@ -24,6 +24,10 @@ name = "r"
 match = { identity = "*" }
 publish = ["a.#"]
 "#;
+
+fn directory() -> Directory {
+    Directory::new(identity::Config::default(), identity::Metrics::default())
+}
 
 /// What a roll stands on, with two authorities that are trusted.
 struct Ground {
@@ -53,7 +57,13 @@ impl Ground {
         let (current, denials) = watch::channel(Arc::default());
         let deny = deny::Handle::open(state, Audit::open(folder.path()).unwrap(), current).unwrap();
         let policy = Judge::new(rules(POLICY), policy::Metrics::default());
-        let grounds = Grounds { material: store.watch(), denials, policy: policy.clone() };
+        let terms = Terms {
+            protocols: Vec::new(),
+            floor: Floor::Tls12,
+            profile: Profile::default(),
+            judge: Arc::new(directory()),
+        };
+        let grounds = Grounds { material: store.watch(), denials, policy: policy.clone(), terms };
         let (roll, keep) = Roll::new(grounds, Metrics::default());
         Self { folder, one, two, store, deny, policy, roll, keep: Mutex::new(Some(keep)) }
     }
@@ -69,9 +79,9 @@ impl Ground {
         let pem = authority.issue(leaf).unwrap().chain_pem();
         let presented: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect();
         let (leaf, between) = presented.split_first().unwrap();
-        let chain = self.store.current().verify(Role::Client, leaf, between, UnixTime::now()).unwrap();
-        let directory = Directory::new(identity::Config::default(), identity::Metrics::default());
-        let peer = directory.identify(&chain).unwrap();
+        let claim = Claim { role: Role::Client, leaf, intermediates: between, now: UnixTime::now() };
+        let chain = self.store.current().verify(&claim, &Profile::default(), None).unwrap();
+        let peer = directory().identify(&chain).unwrap();
         Papers { peer, chain: Arc::new(chain), presented: presented.into() }
     }
 

@@ -1,0 +1,213 @@
+//! From one connection to the next without a gap: make before break.
+//!
+//! ```text
+//!  old   ═══ carries ═══════════════╗ last acks, half-close
+//!  new          dial, TLS, verdict ─╨─► hello ─► welcome ═══ carries ═══
+//! ```
+//!
+//! When this end's certificate is renewed, or the gateway says that the connection is old, the next connection is made while
+//! the session goes on. Only when it stands does the session settle what is in flight, and the next one begins: streams have
+//! one holder at a time, whichever gateway is at the other end. The old connection is kept until the new one is welcomed; if
+//! it is not, the session goes on on the old one.
+//!
+//! While a session lives its gateway is judged again and again: when what is trusted changes, and when its path expires.
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustls::pki_types::UnixTime;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    settings::Chain,
+    trust::{Material, RefusalReason},
+    uplink::{
+        Failure, Gateway,
+        dial::{ALPN, Dialled, Dialler},
+        keeper::{Attempt, Keeper},
+        session::{End, Session},
+    },
+};
+
+/// A connection, and with what it was made.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) dialled: Dialled,
+    material: Arc<Material>,
+}
+
+/// What came of a session.
+enum Carried {
+    Ended(Result<End, Failure>),
+    /// Everything is settled, or the connection was lost, and the next one stands.
+    Moving(Line, Former),
+}
+
+/// What the connection that is left is good for.
+enum Former {
+    /// The session can go on there if it must.
+    InService,
+    /// The gateway wants it gone, or it is lost.
+    Useless,
+}
+
+impl Keeper {
+    /// Carries events over one connection after the other, as long as each follows the one before without a gap.
+    #[expect(clippy::significant_drop_tightening, reason = "a connection is held for as long as it serves")]
+    pub(super) async fn attempt(&mut self, gateway: &Gateway) -> Result<Attempt, Failure> {
+        let mut line = Box::pin(self.connect(gateway)).await?;
+        // The connection before, until this one is welcomed.
+        let mut before: Option<Line> = None;
+        loop {
+            let greeted = self.greet(gateway, &mut line).await;
+            let session = match (greeted, before.take()) {
+                (Ok(session), old) => {
+                    if let Some(old) = old {
+                        old.dialled.wind_up().await;
+                    }
+                    session
+                }
+                (Err(failure), Some(mut old)) => {
+                    tracing::warn!(%gateway, error = %Chain(&failure), "new connection not welcomed, the old one is kept");
+                    // Not tried again before something changes.
+                    old.material = Arc::clone(&line.material);
+                    std::mem::replace(&mut line, old).dialled.wind_up().await;
+                    continue;
+                }
+                (Err(failure), None) => {
+                    line.dialled.wind_up().await;
+                    return Err(failure);
+                }
+            };
+            let Some(mut session) = session else {
+                line.dialled.wind_up().await;
+                return Ok(Attempt::Renewed);
+            };
+            let carried = Box::pin(self.carry(gateway, &mut line, &mut session)).await;
+            self.note_sent(session.sent());
+            drop(session);
+            match carried {
+                Carried::Moving(next, former) => {
+                    let old = std::mem::replace(&mut line, next);
+                    match former {
+                        Former::InService => before = Some(old),
+                        Former::Useless => old.dialled.wind_up().await,
+                    }
+                }
+                Carried::Ended(end) => {
+                    line.dialled.wind_up().await;
+                    return end.map(Attempt::Ended);
+                }
+            }
+        }
+    }
+
+    async fn greet(&self, gateway: &Gateway, line: &mut Line) -> Result<Option<Session>, Failure> {
+        let Dialled { client, nursery, .. } = &mut line.dialled;
+        nursery.beside(self.meet(gateway, client)).await
+    }
+
+    async fn connect(&self, gateway: &Gateway) -> Result<Line, Failure> {
+        let material = self.store.current();
+        let names = &self.config.server_names;
+        let tls = Arc::new(material.client_config(&[ALPN], self.config.floor, names));
+        let dialler = Dialler { tls, patience: self.config.connect_timeout };
+        Ok(Line { dialled: dialler.dial(gateway).await?, material })
+    }
+
+    /// Carries events until the session ends, or until it is settled because the next connection stands.
+    async fn carry(&self, gateway: &Gateway, line: &mut Line, session: &mut Session) -> Carried {
+        let (departure, retired) = (session.departure.clone(), session.retired.clone());
+        let Line { dialled: Dialled { nursery, chain, .. }, material } = line;
+        // One future from beginning to end: a session that is dropped in the middle of settling has lost its place.
+        let mut carrying = pin!(nursery.beside(session.carry()));
+        let mut next = tokio::select! {
+            biased;
+            // Who is no longer trusted hears no last word.
+            reason = self.distrust(gateway, chain) => {
+                return Carried::Ended(Err(Failure::Untrusted { gateway: gateway.clone(), reason }));
+            }
+            ended = &mut carrying => return Carried::Ended(ended),
+            next = self.prepare(gateway, material, &retired) => next,
+        };
+        departure.cancel();
+        let ended = match &mut next {
+            Some(next) => next.dialled.nursery.beside(carrying).await,
+            None => carrying.await,
+        };
+        match (ended, next) {
+            (Ok(End::Moved), Some(next)) => {
+                tracing::info!(%gateway, "moved to a new connection");
+                let former = if retired.is_cancelled() { Former::Useless } else { Former::InService };
+                Carried::Moving(next, former)
+            }
+            (Ok(End::Moved), None) => {
+                // An old connection whose successor could not be made: the long way round.
+                Carried::Ended(Ok(End::Drained { after: Duration::ZERO, alternatives: Vec::new() }))
+            }
+            (Err(failure), Some(next)) => {
+                tracing::debug!(error = %Chain(&failure), "old connection lost on the way to the new one");
+                Carried::Moving(next, Former::Useless)
+            }
+            (ended, _) => Carried::Ended(ended),
+        }
+    }
+
+    /// Waits until another connection is wanted, and makes it; `None` if it is wanted at once and cannot be made.
+    async fn prepare(&self, gateway: &Gateway, used: &Material, retired: &CancellationToken) -> Option<Line> {
+        let mut material = self.store.watch();
+        loop {
+            let is_renewed = !material.borrow_and_update().material().has_same_key(used);
+            if is_renewed || retired.is_cancelled() {
+                match Box::pin(self.connect(gateway)).await {
+                    Ok(line) => return Some(line),
+                    Err(failure) => {
+                        tracing::warn!(%gateway, error = %Chain(&failure), "next connection not made, the old one is kept");
+                        if retired.is_cancelled() {
+                            return None;
+                        }
+                    }
+                }
+            }
+            tokio::select! {
+                () = retired.cancelled(), if !retired.is_cancelled() => {}
+                Ok(()) = material.changed() => {}
+                () = time::sleep(self.config.refused_retry), if is_renewed => {}
+            }
+        }
+    }
+
+    /// Waits until the gateway of a session would not be trusted any more.
+    async fn distrust(
+        &self,
+        gateway: &Gateway,
+        chain: &[rustls::pki_types::CertificateDer<'static>],
+    ) -> RefusalReason {
+        let mut material = self.store.watch();
+        loop {
+            let now = material.borrow_and_update().material().judge_server(
+                chain,
+                gateway.host(),
+                &self.config.server_names,
+                UnixTime::now(),
+            );
+            let until = match now {
+                Ok(until) => until,
+                Err(reason) => return reason,
+            };
+            // The wall clock can be set, and timers stand still while a machine sleeps.
+            let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+            tokio::select! {
+                Ok(()) = material.changed() => {}
+                () = time::sleep(left.clamp(Duration::from_millis(50), LOOK)) => {}
+            }
+        }
+    }
+}
+
+/// How often the wall clock is looked at.
+const LOOK: Duration = Duration::from_secs(30);
