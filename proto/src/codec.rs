@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 use prost::Message;
 use tonic::{
     Status,
-    codec::{self, DecodeBuf},
+    codec::{self, BufferSettings, DecodeBuf},
 };
 use tonic_prost::{ProstCodec, ProstEncoder};
 
@@ -20,11 +20,11 @@ use tonic_prost::{ProstCodec, ProstEncoder};
 pub const SLACK: usize = 256;
 
 /// Writes messages as [`ProstCodec`] does, and reads them into memory of their own.
-pub struct Codec<T, U>(ProstCodec<T, U>);
+pub struct Codec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for Codec<T, U> {
     fn default() -> Self {
-        Self(ProstCodec::default())
+        Self(PhantomData)
     }
 }
 
@@ -45,7 +45,7 @@ where
     type Decoder = Decoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        self.0.encoder()
+        ProstCodec::<T, U>::raw_encoder(buffers())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
@@ -66,12 +66,21 @@ impl<U: Message + Default> codec::Decoder for Decoder<U> {
     type Item = U;
     type Error = Status;
 
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
+    }
+
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let decoded = decode(buf.chunk());
         buf.advance(buf.remaining());
         // As `ProstDecoder` says it.
         decoded.map(Some).map_err(|error| Status::internal(error.to_string()))
     }
+}
+
+/// Both buffers begin small and grow with what a stream carries: most sessions are idle most of the time.
+fn buffers() -> BufferSettings {
+    BufferSettings::new(1 << 10, 32 << 10)
 }
 
 /// Decodes a message that pins what it needs, whatever else was in `wire`.

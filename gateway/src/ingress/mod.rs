@@ -163,8 +163,9 @@ impl Ingress {
             };
             let (gate, serve, closing) = (Arc::clone(&self.gate), serve.clone(), closing.clone());
             leash.spawn(async move {
-                match closing.run_until_cancelled(gate.admit(accepted)).await {
-                    Some(Ok(stream)) => serve(stream).await,
+                // On the heap, so that a connection does not carry for all its life the room that its handshake took.
+                match closing.run_until_cancelled(Box::pin(gate.admit(accepted))).await {
+                    Some(Ok(stream)) => Box::pin(serve(stream)).await,
                     Some(Err(refusal)) => gate.refusals.offer(refusal),
                     None => {}
                 }

@@ -110,8 +110,10 @@ where
 {
     /// Carries on the conversation to its end, and ends it.
     pub(super) async fn run(mut self) {
+        tracing::info!("peer joined");
         let ended = self.converse().await;
-        self.leave(ended).await;
+        // On the heap: what it takes to leave is no weight on those who stay.
+        Box::pin(self.leave(ended)).await;
     }
 
     /// Sets the alarm to what is due first. What is heard later only makes the silence shorter than it thinks.

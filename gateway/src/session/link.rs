@@ -54,7 +54,8 @@ where
 {
     let cut = visitor.cut.waiting().shared();
     let retiring = visitor.retiring.clone();
-    let admission = admit(&hall, visitor, &mut inbound);
+    // On the heap, so that a session does not carry for all its life the room that its admission took.
+    let admission = Box::pin(admit(&hall, visitor, &mut inbound));
     let admitted = tokio::select! {
         biased;
         reason = cut.clone() => Err(Fault::Cut(reason)),
@@ -71,12 +72,7 @@ where
             let (judge, drain) = (hall.judge.clone(), hall.drain.clone());
             let actor =
                 Actor { inbound, outbox, carrier, seat, judge, cut: cut.boxed(), clocks, drain, retiring };
-            async move {
-                tracing::info!("peer joined");
-                actor.run().await;
-            }
-            .instrument(span)
-            .await;
+            Box::pin(actor.run().instrument(span)).await;
         }
         Err(fault) => {
             tracing::debug!(reason = fault.reason(), %fault, "link was not admitted");
