@@ -23,7 +23,7 @@ use crate::{
     policy::{self, Judge, Policy, PolicyError, command::Desk},
     session::{
         self, Sessions, Stages,
-        http2::Server,
+        http2::{self, Server},
         leash::{Grounds, Roll},
     },
     snapshot::{BusView, Part, Snapshots, StateView, Timestamp},
@@ -138,9 +138,8 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let (policy, terms) = (judge.clone(), ingress.tls().terms().clone());
     let grounds = Grounds { material: store.watch(), denials: denied, policy, terms };
     let roll = leash(grounds, &audit, &counts.session, &mut tasks);
-    let policy = Desk::new(judge.clone(), config.policy.file);
-    let orders = Orders { store, policy, audit: audit.clone() };
-    let commands = commands(deny.clone(), orders, &mut tasks);
+    let desk = Desk::new(judge.clone(), config.policy.file);
+    let commands = commands(deny.clone(), Orders { store, policy: desk, audit: audit.clone() }, &mut tasks);
     let patience = config.bus.patience();
     let (local, carriers) = Local::open(given, &config.bus, config.in_process, config.unix_socket)?;
     tasks.back.extend(carriers);
@@ -156,11 +155,8 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let http2 = config.session.http2.clone();
     let (sessions, registry) = Sessions::new(config.session, stages);
     tasks.front.push(registry);
-    let (routes, reporter) = grpc::add(sessions.routes())?;
-    tasks.front.push(grpc::report(reporter, front.watch(), local.bus().state(), front.leash()).boxed());
     let last_call = CancellationToken::new();
-    let server =
-        Server::new(http2, routes, front.leash(), front.leash().drain_token()).last_call(last_call.clone());
+    let server = serve(http2, &sessions, (&front, &local), &mut tasks)?.last_call(last_call.clone());
 
     metrics.vitals(vitals(&front, &local));
     let (material, follow) = ingress.tls().follow();
@@ -186,6 +182,18 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
         commands,
         tasks,
     })
+}
+
+/// What speaks HTTP/2 with peers.
+fn serve(
+    config: http2::Config,
+    sessions: &Sessions,
+    (front, local): (&Lifecycle, &Local),
+    tasks: &mut Tasks,
+) -> Result<Server, BindError> {
+    let (routes, reporter) = grpc::add(sessions.routes())?;
+    tasks.front.push(grpc::report(reporter, front.watch(), local.bus().state(), front.leash()).boxed());
+    Ok(Server::new(config, routes, front.leash(), front.leash().drain_token()))
 }
 
 /// What outlives a restart.
