@@ -32,7 +32,7 @@ use crate::{
         audit::{Audit, AuditError},
     },
     telemetry::metrics::{Metrics, Vitals},
-    tls::Refusals,
+    tls::{Acceptor, Refusals},
 };
 
 /// What the stages count, one each.
@@ -135,9 +135,7 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let admin = Admin::bind(config.admin).await?;
     let Kept { state, audit, deny } = keep_state(config.state, counts.state, denials, &mut tasks)?;
     let store = ingress.tls().store().clone();
-    let (policy, terms) = (judge.clone(), ingress.tls().terms().clone());
-    let grounds = Grounds { material: store.watch(), denials: denied, policy, terms };
-    let roll = leash(grounds, &audit, &counts.session, &mut tasks);
+    let roll = leash((ingress.tls(), denied, judge.clone()), &audit, &counts.session, &mut tasks);
     let desk = Desk::new(judge.clone(), config.policy.file);
     let commands = commands(deny.clone(), Orders { store, policy: desk, audit: audit.clone() }, &mut tasks);
     let patience = config.bus.patience();
@@ -219,7 +217,14 @@ fn keep_state(
 }
 
 /// What live connections hang on; what is judged by, and changes, is recorded.
-fn leash(grounds: Grounds, audit: &Audit, metrics: &session::Metrics, tasks: &mut Tasks) -> Roll {
+fn leash(
+    (tls, denials, policy): (&Acceptor, watch::Receiver<Arc<deny::Denials>>, Judge),
+    audit: &Audit,
+    metrics: &session::Metrics,
+    tasks: &mut Tasks,
+) -> Roll {
+    let (material, terms) = (tls.store().watch(), tls.terms().clone());
+    let grounds = Grounds { material, denials, policy, terms };
     let record = record::changes(audit.clone(), grounds.material.clone(), grounds.policy.view());
     let (roll, keep) = Roll::new(grounds, metrics.clone());
     tasks.endless.extend([record.boxed(), keep]);
