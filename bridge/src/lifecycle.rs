@@ -123,6 +123,8 @@ impl Leash {
         F: Future<Output = ()> + Send + 'static,
     {
         let abort = self.abort.clone();
+        // Boxed first: a future that is waited for beside another is kept twice, as what was handed over and as what runs.
+        let task = Box::pin(task);
         #[expect(clippy::disallowed_methods, reason = "the one place where tasks are born")]
         tokio::spawn(self.tasks.track_future(async move {
             // Abort first: a task that is always ready must not outlive the end of patience.

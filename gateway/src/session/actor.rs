@@ -353,7 +353,7 @@ where
                 self.outbox.send(|| streams.ack().map(|(ack, _)| Frame::Ack(ack)));
             }
             if let Err(fault) = &ended {
-                self.outbox.wire().send(Err(fault.into())).await.map_err(|_| Fault::Lost)?;
+                self.outbox.wire().send(Box::new(Err(fault.into()))).await.map_err(|_| Fault::Lost)?;
             }
             Ok::<(), Fault>(())
         };

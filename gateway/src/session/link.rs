@@ -78,7 +78,8 @@ where
             tracing::debug!(reason = fault.reason(), %fault, "link was not admitted");
             hall.metrics.call("link", fault.reason());
             // A peer that does not read is not waited for.
-            let _told = time::timeout(hall.config.hello_timeout, wire.send(Err(fault.into()))).await;
+            let _told =
+                time::timeout(hall.config.hello_timeout, wire.send(Box::new(Err(fault.into())))).await;
         }
     }
 }

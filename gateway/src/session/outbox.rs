@@ -12,8 +12,8 @@ use tonic::Status;
 
 use crate::session::status::Fault;
 
-/// What the wire takes.
-pub(super) type Answer = Result<v1::LinkResponse, Status>;
+/// What the wire takes. Boxed, because a queue has room for 32 at the least, and most sessions are idle most of the time.
+pub(super) type Answer = Box<Result<v1::LinkResponse, Status>>;
 
 /// What waits to be told to the peer.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Outbox {
     pub(super) fn send(&mut self, mut more: impl FnMut() -> Option<Frame>) {
         while let Ok(room) = self.wire.try_reserve() {
             let Some(frame) = self.words.pop_front().or_else(&mut more) else { return };
-            room.send(Ok(v1::LinkResponse { frame: Some(frame) }));
+            room.send(Box::new(Ok(v1::LinkResponse { frame: Some(frame) })));
         }
     }
 
@@ -91,8 +91,8 @@ mod tests {
         let mut acks = std::iter::once(Frame::Ack(v1::Ack::default()));
         outbox.send(|| acks.next());
         let mut frames = Vec::new();
-        while let Ok(Ok(answer)) = told.try_recv() {
-            frames.extend(answer.frame);
+        while let Ok(answer) = told.try_recv() {
+            frames.extend(answer.unwrap().frame);
         }
         assert!(matches!(
             frames.as_slice(),

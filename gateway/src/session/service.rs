@@ -5,7 +5,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use daemoneye_proto::v1::{self, federation_server::Federation};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream::Map};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -19,6 +19,9 @@ use crate::session::{
     registry::Guest,
     status::Fault,
 };
+
+/// What a session tells its peer.
+type Answers = Map<ReceiverStream<Answer>, fn(Answer) -> Result<v1::LinkResponse, Status>>;
 
 /// Serves the federation protocol.
 #[derive(Clone, Debug)]
@@ -34,11 +37,7 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
 }
 
 impl Service {
-    fn open_link(
-        &self,
-        caller: &Caller,
-        inbound: Streaming<v1::LinkRequest>,
-    ) -> Result<ReceiverStream<Answer>, Fault> {
+    fn open_link(&self, caller: &Caller, inbound: Streaming<v1::LinkRequest>) -> Result<Answers, Fault> {
         let hall = &self.0;
         if hall.leash.is_draining() {
             return Err(hall.draining());
@@ -51,7 +50,7 @@ impl Service {
         let retiring = caller.retiring().clone();
         let visitor = Visitor { rights, peer, remote, presence, cut, retiring };
         hall.leash.spawn(link::run(Arc::clone(hall), visitor, inbound, wire));
-        Ok(ReceiverStream::new(answers))
+        Ok(ReceiverStream::new(answers).map(|answer| *answer))
     }
 
     async fn open_subscription(&self, caller: &Caller, texts: &[String]) -> Result<listen::Inflow, Fault> {
@@ -73,7 +72,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl Federation for Service {
-    type LinkStream = ReceiverStream<Answer>;
+    type LinkStream = Answers;
     type SubscribeStream = Pin<Box<dyn Stream<Item = Result<v1::SubscribeResponse, Status>> + Send>>;
 
     async fn link(

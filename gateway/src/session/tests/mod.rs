@@ -239,7 +239,7 @@ impl Peer {
     async fn next(&mut self) -> Result<Option<Frame>, Status> {
         let answer =
             time::timeout(Duration::from_mins(10), self.answers.recv()).await.expect("an answer in time");
-        answer.transpose().map(|answer| answer.and_then(|answer| answer.frame))
+        answer.map(|answer| *answer).transpose().map(|answer| answer.and_then(|answer| answer.frame))
     }
 
     async fn welcome(&mut self) -> v1::Welcome {
