@@ -133,8 +133,10 @@ impl Trial<'_> {
     /// Judges a path that webpki has verified.
     fn judge(&self, path: &VerifiedPath<'_>) -> Result<VerifiedChain, Finding> {
         let anchor = self.anchors.of(path).ok_or(RefusalReason::UnknownIssuer)?;
-        let between: Option<Vec<&Exhibit>> =
-            path.intermediate_certificates().map(|between| self.exhibit(&between.der())).collect();
+        // Those of the path, for whatever else was presented nobody has vouched.
+        let ders: Vec<CertificateDer<'_>> =
+            path.intermediate_certificates().map(|between| between.der()).collect();
+        let between: Option<Vec<&Exhibit>> = ders.iter().map(|der| self.exhibit(der)).collect();
         let between = between.ok_or(RefusalReason::Malformed)?;
         let now = moment(self.claim.now);
         let found = Path { role: self.claim.role, leaf: self.leaf, between: &between, anchor };
@@ -143,7 +145,7 @@ impl Trial<'_> {
         }
         let chain = self.chain(&between, anchor);
         if let Some(revocation) = self.jury.revocation {
-            revocation.judge(&chain.links, self.claim.intermediates, now)?;
+            revocation.judge(&chain.links, &ders, now)?;
         }
         if let Some(judge) = self.jury.judge {
             judge.judge(&chain)?;

@@ -73,8 +73,8 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// Judges the links of a verified path; `presented` are the certificates beside the leaf, among which intermediates
-    /// that were never met are looked for.
+    /// Judges the links of a verified path; `between` are the certificates between leaf and anchor, in the order of the
+    /// path: intermediates that were never met are learnt from them, and from nothing else that a peer presents.
     ///
     /// # Errors
     ///
@@ -83,10 +83,10 @@ impl Lists {
     pub fn judge(
         &self,
         links: &[Link],
-        presented: &[CertificateDer<'_>],
+        between: &[CertificateDer<'_>],
         now: SystemTime,
     ) -> Result<(), RefusalReason> {
-        self.meet(links, presented);
+        self.meet(links, between);
         self.revoked(links)?;
         links.iter().enumerate().try_for_each(|(place, link)| self.covered(link, place == 0, now))
     }
@@ -146,12 +146,12 @@ impl Lists {
     }
 
     /// Remembers intermediates of a verified path that were never met, so that lists of theirs can be verified.
-    fn meet(&self, links: &[Link], presented: &[CertificateDer<'_>]) {
-        // The last link was signed by an anchor, which is known.
-        let Some((_, below)) = links.split_last() else { return };
-        for link in below.iter().filter(|link| !self.knows(link.issuer_spki())) {
-            let issuers = presented.iter().filter_map(|der| Issuer::parse(der).ok());
-            if let Some(issuer) = issuers.into_iter().find(|issuer| issuer.key() == link.issuer_spki()) {
+    fn meet(&self, links: &[Link], between: &[CertificateDer<'_>]) {
+        // Each link was signed by the next certificate of the path, and the last by an anchor, which is known.
+        let signed = links.iter().zip(between).filter(|(link, _)| !self.knows(link.issuer_spki()));
+        for (link, der) in signed {
+            let issuer = Issuer::parse(der).ok().filter(|issuer| issuer.key() == link.issuer_spki());
+            if let Some(issuer) = issuer {
                 self.waiting.meet(issuer);
             }
         }

@@ -58,6 +58,13 @@ impl Authority {
         Self { der: certificate.der().clone(), pem: certificate.pem(), params, key, between: None }
     }
 
+    /// Another certificate of the same name and key, by `issuer`; it does not let that key sign lists.
+    pub(in crate::trust) fn certified_by(&self, issuer: &Self) -> CertificateDer<'static> {
+        let mut params = self.params.clone();
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.signed_by(&self.key, &issuer.issuer()).unwrap().der().clone()
+    }
+
     pub(in crate::trust) fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }

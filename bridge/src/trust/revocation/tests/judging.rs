@@ -157,6 +157,25 @@ fn a_list_of_an_intermediate_waits_until_that_is_met_and_is_known_from_then_on()
     assert!(site.load_after(&second, Order::Forward).unwrap_err().to_string().contains("is older than"));
 }
 
+/// Whoever knows a public key can write a certificate around it, and present that beside the real one.
+#[test]
+fn a_forged_certificate_beside_the_path_does_not_hide_the_list_of_its_key() {
+    let root = Authority::root("root");
+    let between = root.intermediate("between", 2099);
+    let site = Site::new(&[&root], Need::IfPresent, Stale::Fail);
+    site.put("between.crl", Forge::new(1, &[5]).by(&between));
+    let material = site.load().unwrap();
+    let mut forged = between.own().to_vec();
+    let at = forged.windows(7).position(|text| text == b"between").unwrap();
+    forged[at..at + 7].copy_from_slice(b"nowhere");
+    for decoy in [forged.into(), between.certified_by(&Authority::root("root"))] {
+        let mut leaf = between.issue(&numbered(5));
+        leaf.chain.insert(1, decoy);
+        assert_eq!(refused(&material, &leaf), Some(RefusalReason::CertificateRevoked));
+    }
+    assert_eq!(refused(&material, &between.issue(&numbered(5))), Some(RefusalReason::CertificateRevoked));
+}
+
 #[test]
 fn a_rule_may_name_an_intermediate_and_demand_its_list() {
     let root = Authority::root("root");
