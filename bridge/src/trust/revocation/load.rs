@@ -49,6 +49,8 @@ impl Lists {
         let demanded: Vec<KeyHash> = lists.issuers.iter().map(|issuer| *issuer.key()).collect();
         lists.learned.clone_from(&older.learned);
         lists.learned.extend(older.waiting.met().into_iter().map(|(issuer, _)| issuer));
+        // Whom the operator names is judged by what he says.
+        lists.learned.retain(|issuer| !demanded.contains(issuer.key()));
         lists.issuers.extend(lists.learned.iter().cloned());
         lists.read(config, older)?;
         if wanted == Order::Forward {
@@ -70,10 +72,16 @@ impl Lists {
         place: &Path,
         now: SystemTime,
     ) -> Result<(), ListsError> {
-        let mut offered = Self { issuers: self.issuers.clone(), ..Self::default() };
-        offered.issuers.extend(self.waiting.met().into_iter().map(|(issuer, _)| issuer));
+        let (issuers, learned) = (self.issuers.clone(), self.learned.clone());
+        let mut offered = Self { issuers, learned, ..Self::default() };
+        let met: Vec<Issuer> = self.waiting.met().into_iter().map(|(issuer, _)| issuer).collect();
+        offered.issuers.extend(met.iter().cloned());
+        offered.learned.extend(met);
         let source = Arc::from(place);
         fetched.iter().try_for_each(|der| offered.add(der, &source, self))?;
+        if offered.waiting.all().any(|listed| offered.is_forged(listed)) {
+            return Err(ListsError::Crl { path: place.to_owned(), source: CrlError::Signature });
+        }
         offered.not_ahead(now)?;
         for (key, before) in self.in_force() {
             let new = offered.known.get(&key).map(Arc::clone).unwrap_or_default();
@@ -138,6 +146,9 @@ impl Lists {
             let verified = kept.is_some_and(|(key, _)| key == *issuer.key());
             match if verified { Ok(()) } else { Crl::verify(der, issuer) } {
                 Ok(()) => signed.push(*issuer.key()),
+                // What a peer presented decides neither whether a list counts nor whether a reload succeeds.
+                Err(CrlError::MayNotSign) if self.learned.contains(issuer) => signed.push(*issuer.key()),
+                Err(_) if self.learned.contains(issuer) => {}
                 Err(error @ CrlError::MayNotSign) => return Err(refuse(error)),
                 Err(_) => disowned &= listed.crl().disowns(issuer),
             }
@@ -153,6 +164,12 @@ impl Lists {
             }),
         }
         Ok(())
+    }
+
+    /// Whether a list that nobody known has signed is in the name of one who is, and does not say that he has another key.
+    fn is_forged(&self, listed: &Listed) -> bool {
+        let mut named = self.issuers.iter().filter(|issuer| listed.crl().is_by_name_of(issuer));
+        named.any(|issuer| !listed.crl().disowns(issuer))
     }
 
     fn hold_against(&self, older: &Self, now: SystemTime) -> Result<(), ListsError> {

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use crate::trust::revocation::{Crl, Issuer, KeyHash, lists::Listed};
+use crate::trust::revocation::{Crl, CrlError, Issuer, KeyHash, lists::Listed};
 
 /// Most intermediates that are remembered; further ones are judged without their lists, as if there were none.
 const MOST: usize = 1024;
@@ -43,7 +43,10 @@ impl Waiting {
             return;
         }
         let named = self.lists.iter().filter(|(listed, _)| listed.crl().is_by_name_of(&issuer));
-        let own = named.filter(|(_, der)| Crl::verify(der, &issuer).is_ok());
+        // A key may be certified twice, and not every certificate lets it sign lists; a peer that chooses which one it
+        // presents must not choose whether it is revoked.
+        let is_own = |der: &[u8]| matches!(Crl::verify(der, &issuer), Ok(()) | Err(CrlError::MayNotSign));
+        let own = named.filter(|(_, der)| is_own(der));
         let lists = Listed::newest(own.map(|(listed, _)| listed.clone()));
         met.insert(*issuer.key(), Met { issuer, lists });
     }

@@ -176,6 +176,45 @@ fn a_forged_certificate_beside_the_path_does_not_hide_the_list_of_its_key() {
     assert_eq!(refused(&material, &between.issue(&numbered(5))), Some(RefusalReason::CertificateRevoked));
 }
 
+/// Another authority of the same fleet certifies the key of `between`, and takes the right to sign lists off it.
+#[test]
+fn a_second_certificate_of_an_intermediate_neither_hides_its_list_nor_holds_up_reloads() {
+    let root = Authority::root("root");
+    let (between, rogue) = (root.intermediate("between", 2099), root.intermediate("rogue", 2099));
+    let site = Site::new(&[&root], Need::IfPresent, Stale::Fail);
+    site.put("between.crl", Forge::new(1, &[5]).by(&between));
+    let first = site.load().unwrap();
+    let detour = |serial| {
+        let mut leaf = between.issue(&numbered(serial));
+        leaf.chain.splice(1.., [between.certified_by(&rogue), rogue.own().clone()]);
+        leaf
+    };
+    assert_eq!(refused(&first, &detour(5)), Some(RefusalReason::CertificateRevoked));
+    let chain = present(&first, &detour(6)).unwrap();
+    site.put("between.crl", Forge::new(2, &[5, 6]).by(&between));
+    let second = site.load_after(&first, Order::Forward).unwrap();
+    assert_eq!(second.judge_links(chain.links(), SystemTime::now()), Err(RefusalReason::CertificateRevoked));
+}
+
+/// Lists are fetched in the clear: a forged one in the name of an issuer that is not known waits, and must not bring
+/// down every reload once that issuer is met.
+#[test]
+fn a_forged_list_in_the_name_of_an_intermediate_that_was_met_waits_for_ever() {
+    let root = Authority::root("root");
+    let between = root.intermediate("between", 2099);
+    let site = Site::new(&[&root], Need::IfPresent, Stale::Fail);
+    let forged = Forge { key_id: false, ..Forge::new(9, &[]) };
+    site.put("forged.crl", forged.signed(&between, &Authority::root("between")));
+    site.put("between.crl", Forge::new(1, &[5]).by(&between));
+    let first = site.load().unwrap();
+    assert_eq!(refused(&first, &between.issue(&numbered(5))), Some(RefusalReason::CertificateRevoked));
+    site.put("between.crl", Forge::new(2, &[5, 6]).by(&between));
+    let second = site.load_after(&first, Order::Forward).unwrap();
+    assert_eq!(refused(&second, &between.issue(&numbered(6))), Some(RefusalReason::CertificateRevoked));
+    let words: Vec<_> = second.lists().status(SystemTime::now()).iter().map(|list| list.word.clone()).collect();
+    assert!(words.contains(&ListWord::Waiting) && words.contains(&ListWord::Fresh), "{words:?}");
+}
+
 #[test]
 fn a_rule_may_name_an_intermediate_and_demand_its_list() {
     let root = Authority::root("root");
