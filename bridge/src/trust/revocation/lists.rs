@@ -161,7 +161,7 @@ impl Lists {
         self.issuers.iter().any(|issuer| issuer.key() == key) || self.waiting.has_met(key)
     }
 
-    fn of(&self, key: &KeyHash) -> Option<Arc<[Listed]>> {
+    pub(super) fn of(&self, key: &KeyHash) -> Option<Arc<[Listed]>> {
         self.known.get(key).map(Arc::clone).or_else(|| self.waiting.of(key))
     }
 

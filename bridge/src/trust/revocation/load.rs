@@ -13,7 +13,8 @@ use crate::trust::{
     certificate::sha256,
     pem,
     revocation::{
-        Config, Crl, CrlError, Issuer, KeyHash, Lists, Need, Rule, Source, SourceError, lists::Listed, source,
+        Config, Crl, CrlError, Issuer, KeyHash, Lists, Need, Rule, Source, SourceError, lists::Listed,
+        source, waiting,
     },
 };
 
@@ -47,8 +48,7 @@ impl Lists {
         let mut lists = Self { rule: config.rule, issuers: anchors, ..Self::default() };
         lists.name(config)?;
         let demanded: Vec<KeyHash> = lists.issuers.iter().map(|issuer| *issuer.key()).collect();
-        lists.learned.clone_from(&older.learned);
-        lists.learned.extend(older.waiting.met().into_iter().map(|(issuer, _)| issuer));
+        lists.learned = older.remembered();
         // Whom the operator names is judged by what he says.
         lists.learned.retain(|issuer| !demanded.contains(issuer.key()));
         lists.issuers.extend(lists.learned.iter().cloned());
@@ -93,6 +93,15 @@ impl Lists {
             forward(&replaced, &new)?;
         }
         Ok(())
+    }
+
+    /// Intermediates that the next generation shall know: those with lists first, and no more than one generation may meet.
+    pub(super) fn remembered(&self) -> Vec<Issuer> {
+        let met = self.waiting.met().into_iter().map(|(issuer, _)| issuer);
+        let mut all: Vec<Issuer> = self.learned.iter().cloned().chain(met).collect();
+        all.sort_by_key(|issuer| self.of(issuer.key()).is_none_or(|lists| lists.is_empty()));
+        all.truncate(waiting::MOST);
+        all
     }
 
     /// Reads the issuers that the configuration names, and their rules.

@@ -1,6 +1,7 @@
 //! Lists of intermediates that nobody has named, until one presents itself in a verified path.
 //!
-//! Kept true: a list leaves here only under a key that a verified path showed; no more than [`MOST`] keys are remembered.
+//! Kept true: a list leaves here only under a key that a verified path showed; no more than [`MOST`] keys are remembered,
+//! and one with lists is not kept out by those without.
 
 use std::{
     collections::HashMap,
@@ -9,8 +10,8 @@ use std::{
 
 use crate::trust::revocation::{Crl, CrlError, Issuer, KeyHash, lists::Listed};
 
-/// Most intermediates that are remembered; further ones are judged without their lists, as if there were none.
-const MOST: usize = 1024;
+/// Most intermediates that are remembered; of further ones only those that lists wait for.
+pub(super) const MOST: usize = 1024;
 
 /// Lists whose issuer is not known yet, and intermediates that were met.
 #[derive(Debug, Default)]
@@ -39,7 +40,7 @@ impl Waiting {
     /// Remembers `issuer` and verifies those lists of its name under its key.
     pub(super) fn meet(&self, issuer: Issuer) {
         let mut met = self.met.write().unwrap_or_else(PoisonError::into_inner);
-        if met.len() >= MOST || met.contains_key(issuer.key()) {
+        if met.contains_key(issuer.key()) {
             return;
         }
         let named = self.lists.iter().filter(|(listed, _)| listed.crl().is_by_name_of(&issuer));
@@ -48,6 +49,12 @@ impl Waiting {
         let is_own = |der: &[u8]| matches!(Crl::verify(der, &issuer), Ok(()) | Err(CrlError::MayNotSign));
         let own = named.filter(|(_, der)| is_own(der));
         let lists = Listed::newest(own.map(|(listed, _)| listed.clone()));
+        if met.len() >= MOST {
+            // An authority can make as many others as it likes: one without lists gives way to one with.
+            let idle = met.iter().find(|(_, met)| met.lists.is_empty()).map(|(key, _)| *key);
+            let Some(idle) = idle.filter(|_| !lists.is_empty()) else { return };
+            met.remove(&idle);
+        }
         met.insert(*issuer.key(), Met { issuer, lists });
     }
 

@@ -8,3 +8,4 @@ mod parsing;
 mod site;
 mod speed;
 mod store;
+mod waiting;
