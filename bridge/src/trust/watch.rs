@@ -10,7 +10,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::watch, task, time};
+use tokio::{
+    sync::watch,
+    task,
+    time::{self, Instant},
+};
 
 use crate::trust::{
     Files, LoadError, Material, Part, Plan, Role,
@@ -258,6 +262,7 @@ impl Store {
         let mut seen = self.0.marks.clone();
         let mut tick = time::interval(every.max(SHORTEST));
         tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut again = Again::default();
         loop {
             let asked = tokio::select! {
                 biased;
@@ -266,11 +271,12 @@ impl Store {
                 _ = tick.tick() => false,
             };
             let now = self.marks().await;
-            if asked || now != seen {
+            if asked || now != seen || again.is_due() {
                 let outcome = self.reload_settled().await;
                 log(&outcome);
                 observe(&outcome);
                 seen = now;
+                again.after(&outcome);
             }
         }
     }
@@ -291,6 +297,28 @@ impl Store {
         task::spawn_blocking(move || Marks::of(&inner.plan)).await.unwrap_or_default()
     }
 }
+
+/// When a reload that failed is tried again although no file has changed: what was wrong may have been a clock that is
+/// right by now, or a file system that did not answer.
+#[derive(Debug, Default)]
+struct Again(Option<(Instant, Duration)>);
+
+impl Again {
+    fn is_due(&self) -> bool {
+        self.0.is_some_and(|(due, _)| due <= Instant::now())
+    }
+
+    fn after(&mut self, outcome: &Result<Reload, LoadError>) {
+        let wait = self.0.map_or(FIRST_AGAIN, |(_, wait)| wait.saturating_mul(2).min(LAST_AGAIN));
+        self.0 = outcome.is_err().then(|| (Instant::now() + wait, wait));
+    }
+}
+
+/// How long after a failed reload the first attempt is made that nothing asked for; it doubles up to the next.
+const FIRST_AGAIN: Duration = Duration::from_secs(5);
+
+/// The longest time between two such attempts.
+const LAST_AGAIN: Duration = Duration::from_mins(5);
 
 /// The shortest time between two looks.
 const SHORTEST: Duration = Duration::from_millis(50);

@@ -125,6 +125,28 @@ async fn a_folder_that_kubernetes_swaps_is_followed() {
     assert_eq!(refused(&store.current(), &root.issue(&numbered(6))), Some(RefusalReason::CertificateRevoked));
 }
 
+/// The host's clock is behind when a new list comes, and is put right without any file changing.
+#[tokio::test]
+async fn a_reload_that_failed_is_tried_again_without_another_change() {
+    let root = Authority::root("root");
+    let site = site(&root);
+    let store = site.store();
+    let mut generations = store.watch();
+    generations.mark_unchanged();
+    let mut list = Forge::new(2, &[5, 6]);
+    list.this_update = SystemTime::now() + Duration::from_secs(5 * 60 + 3);
+    site.put("root.crl", list.by(&root));
+    let mut failed = 0;
+    tokio::select! {
+        () = store.follow(Duration::from_millis(50), |outcome| failed += u32::from(outcome.is_err())) => {
+            panic!("following never ends")
+        }
+        changed = time::timeout(Duration::from_secs(30), generations.changed()) => changed.unwrap().unwrap(),
+    }
+    assert!(failed > 0);
+    assert_eq!(refused(&store.current(), &root.issue(&numbered(6))), Some(RefusalReason::CertificateRevoked));
+}
+
 /// Readers verify all the while; none may see an own pair that does not fit, or a revoked certificate let in.
 #[test]
 fn readers_always_see_a_whole_generation_however_fast_it_rotates() {
