@@ -48,7 +48,11 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.kind();
         match self {
-            Self::Certificate { issuer, serial } => write!(f, "{kind}:{}:{}", hex(issuer), hex(serial)),
+            Self::Certificate { issuer, serial } => {
+                // Zero has no octets that count, and without digits it could not be read back.
+                let serial = if serial.is_empty() { &[0] } else { &**serial };
+                write!(f, "{kind}:{}:{}", hex(issuer), hex(serial))
+            }
             Self::Identity(peer) => write!(f, "{kind}:{peer}"),
             Self::Key(key) => write!(f, "{kind}:{}", hex(key)),
             Self::Site(site) => write!(f, "{kind}:{site}"),

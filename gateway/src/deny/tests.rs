@@ -93,6 +93,18 @@ async fn the_list_survives_a_restart_and_every_change_is_audited() {
 }
 
 #[tokio::test]
+async fn serial_number_zero_is_kept_in_a_form_that_the_next_start_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = open(folder.path());
+    let target = format!("certificate:{}:00", "ab".repeat(32));
+    list.add(denial(&target), "anna").await.unwrap();
+    drop(list);
+    let list = open(folder.path());
+    let kept: Vec<_> = list.list().entries().map(|entry| entry.target().to_string()).collect();
+    assert_eq!(kept, [target]);
+}
+
+#[tokio::test]
 async fn a_change_that_cannot_be_made_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let list = open(folder.path());
