@@ -1,6 +1,7 @@
 //! The way to the terminal: tables that fit, and nothing that a stranger could drive it with.
 
 use std::{
+    fmt::Write as _,
     io::{self, Write},
     iter,
 };
@@ -24,9 +25,28 @@ impl Format {
     ///
     /// Standard output takes nothing.
     pub(crate) fn show(self, value: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
-        let text = if self.json { format!("{value:#}\n") } else { text(value) };
+        let text = if self.json { json(value) } else { text(value) };
         io::stdout().write_all(text.as_bytes()).context("could not write the answer")
     }
+}
+
+/// A value as JSON: the same to who parses it, and harmless to a terminal. What JSON lets through unescaped stands within
+/// strings alone, so that it can be escaped as such.
+fn json(value: &Value) -> String {
+    let mut text = String::new();
+    for c in format!("{value:#}\n").chars() {
+        // Quotes and backslashes are JSON's own by now, and so are line ends.
+        if (c.is_ascii() && c != '\u{7f}') || c.escape_debug().count() == 1 {
+            text.push(c);
+            continue;
+        }
+        // RFC 8259, 7: as UTF-16, in which beyond the first plane a character is two.
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // A string can always be written to.
+            let _written = write!(text, "\\u{unit:04x}");
+        }
+    }
+    text
 }
 
 /// Columns as wide as their widest cell, within [`WIDTH`] characters: the text of cells that are too wide goes on in the
@@ -154,6 +174,16 @@ mod tests {
         let text = table(&["A", "B"], vec![vec!["\u{1b}[2Jx".to_owned(), "\u{202e}y\nz\u{200b}".to_owned()]]);
         assert_eq!(text, "A           B\n\\u{1b}[2Jx  \\u{202e}y\\nz\\u{200b}\n");
         assert_eq!(printable("O'Hara \"é日\" \\u{1b}"), "O'Hara \"é日\" \\\\u{1b}");
+    }
+
+    #[test]
+    fn a_strangers_text_cannot_drive_the_terminal_as_json_either() {
+        let value = serde_json::json!({"\u{9b}2J": "\u{1b}[2J \u{9b}31m \u{202e}y\u{200b} \u{7f} é日 \u{1f600} \u{e0041} \"q\""});
+        let text = json(&value);
+        let raw = |c: char| c != '\n' && !matches!(c, '"' | '\\') && c.escape_debug().count() > 1;
+        assert!(!text.contains(raw), "{text:?}");
+        assert!(text.contains("é日"), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 
     #[test]
