@@ -19,7 +19,9 @@ fn text(collectors: &Value) -> String {
         let mut row = cells(live, &["peer", "status", "address"]);
         row.push(when(live, "since"));
         row.extend(["events", "in_flight", "rejected"].map(|key| number(live, key).to_string()));
-        row.push(list(live, "streams").map(|stream| number(stream, "backlog")).sum::<u64>().to_string());
+        // What a peer says that it has may be anything.
+        let backlogs = list(live, "streams").map(|stream| number(stream, "backlog"));
+        row.push(backlogs.fold(0, u64::saturating_add).to_string());
         row
     });
     let heads = ["PEER", "STATUS", "ADDRESS", "SINCE", "EVENTS", "IN FLIGHT", "REJECTED", "BACKLOG"];
@@ -36,4 +38,16 @@ fn text(collectors: &Value) -> String {
         text.push_str(&table(&["GONE", "ADDRESS", "REASON", "UNTIL"], gone));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_that_a_peer_made_up_is_shown_as_the_most_there_can_be() {
+        let streams = vec![serde_json::json!({"backlog": i64::MAX}); 3];
+        let shown = text(&serde_json::json!({"live": [{"peer": "a/x", "streams": streams}]}));
+        assert!(shown.contains(&u64::MAX.to_string()), "{shown}");
+    }
 }
