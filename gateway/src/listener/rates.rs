@@ -155,8 +155,8 @@ pub(super) struct Rates {
 struct Table {
     all: Bucket,
     networks: Ages<IpAddr, Bucket>,
-    /// Networks from which somebody was proven; nobody else gets in here.
-    known: Ages<IpAddr, ()>,
+    /// Networks from which somebody was proven; nobody else gets in here, nor pushes out what one of them has used up.
+    known: Ages<IpAddr, Bucket>,
 }
 
 impl Rates {
@@ -180,10 +180,13 @@ impl Rates {
         let network = self.network(address);
         let (own, all) = (self.config.network, self.config.all);
         let mut table = self.lock();
-        if !table.networks.touch(&network, || Bucket::full(own, now)).take(own, now) {
+        let known = table.known.peek(&network).map(|bucket| bucket.take(own, now));
+        let is_known = known.is_some();
+        let passes =
+            known.unwrap_or_else(|| table.networks.touch(&network, || Bucket::full(own, now)).take(own, now));
+        if !passes {
             return Err(Over::Network);
         }
-        let is_known = table.known.peek(&network).is_some();
         if !is_known && !table.all.take(all, now) {
             return Err(Over::All);
         }
@@ -211,11 +214,11 @@ impl Toll {
     /// Gives it back: whoever came is no stranger.
     pub(super) fn give_back(self) {
         let Self { rates, network, of_all } = self;
+        let own = rates.config.network;
         let mut table = rates.lock();
-        table.known.touch(&network, || ());
-        if let Some(bucket) = table.networks.peek(&network) {
-            bucket.give_back(rates.config.network);
-        }
+        let before = table.networks.peek(&network).copied();
+        let new = || before.unwrap_or_else(|| Bucket::full(own, Instant::now()));
+        table.known.touch(&network, new).give_back(own);
         if of_all {
             table.all.give_back(rates.config.all);
         }
@@ -277,6 +280,19 @@ mod tests {
         }
         assert!(rates.lock().networks.len() <= 64);
         assert!(rates.take(v4(192, 0, 2, 7), now).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn networks_without_number_do_not_make_a_known_one_forget_what_it_owes() {
+        let text = "networks = 64\nper_network = 1\nnetwork_burst = 4\nin_all = 1\nall_burst = 1";
+        let (rates, now) = (rates(text), Instant::now());
+        rates.take(v4(192, 0, 2, 7), now).unwrap().give_back();
+        let passed = (0..20).filter(|_| rates.take(v4(192, 0, 2, 8), now).is_ok()).count();
+        assert_eq!(passed, 4);
+        for number in 0..1000_u32 {
+            drop(rates.take(IpAddr::from((0x0a00_0000 + (number << 8)).to_be_bytes()), now));
+        }
+        assert_eq!(rates.take(v4(192, 0, 2, 8), now).unwrap_err(), Over::Network);
     }
 
     #[test]
