@@ -66,6 +66,13 @@ pub(super) enum Entry {
     Dropped(Declined),
 }
 
+impl Entry {
+    /// Whether the peer comes too often.
+    pub(super) const fn is_flapping(&self) -> bool {
+        matches!(self, Self::Declined(_, why) | Self::Dropped(why) if matches!(why.over, Over::Flapping))
+    }
+}
+
 /// Why a peer that has proven who it is is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Declined {

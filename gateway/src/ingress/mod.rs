@@ -50,11 +50,15 @@ impl Gate {
     /// [`Refusal`] says which stage turned it away and why.
     async fn admit(&self, accepted: Accepted) -> Result<PeerStream, Refusal> {
         let accepted = accepted.introduced().await.map_err(|away| turned(&away))?;
-        let secured = self.tls.handshake(accepted).await?;
+        let mut secured = self.tls.handshake(accepted).await?;
         let peer = match self.directory.identify(secured.chain()) {
             Ok(peer) => peer,
             Err(reason) => return Err(secured.refuse(Stage::Identity, reason, reason.to_string())),
         };
+        let entry = self.caps.enter(peer.id());
+        if !entry.is_flapping() {
+            secured.repay();
+        }
         let refuse = |why: Declined| {
             let reason = match why.over {
                 Over::Flapping => RefusalReason::CoolingDown,
@@ -63,7 +67,7 @@ impl Gate {
             let detail = format!("{}: {}; it may come back in {:?}", peer.id(), why.over, why.wait);
             secured.refuse(Stage::Listener, reason, detail)
         };
-        match self.caps.enter(peer.id()) {
+        match entry {
             Entry::Served(slot) => Ok(PeerStream::new(secured, peer, (slot, None))),
             Entry::Declined(slot, why) => {
                 self.refusals.offer(refuse(why));

@@ -383,6 +383,20 @@ async fn a_peer_that_comes_too_often_is_told_to_wait_and_others_are_not() {
 }
 
 #[tokio::test]
+async fn a_peer_that_does_not_wait_pays_for_its_handshakes_like_a_stranger() {
+    let rates = r#""rates": {"per_network": 1, "network_burst": 4}"#;
+    let mut gate = Gate::open(&format!(r#", "flapping": {{"burst": 2, "first_pause": "1m"}}, {rates}"#));
+    let certificate = gate.collector("procmond");
+    for _ in 0..32 {
+        // Told to wait, or reset before anything else.
+        drop(gate.dial(Some(&certificate)).await);
+    }
+    gate.refused("rate_exceeded", 8).await;
+    let mut stream = gate.dial_from([127, 9, 9, 9], &[], &gate.collector("netmond")).await.unwrap();
+    echo(&mut stream).await.unwrap();
+}
+
+#[tokio::test]
 async fn over_the_cap_of_a_peer_and_of_a_site_others_are_let_in() {
     let mut gate = Gate::open(r#", "max_connections_per_site": 2, "max_connections_per_peer": 1"#);
     let (first, second, third) = (gate.collector("a-1"), gate.collector("a-2"), gate.collector("a-3"));

@@ -227,9 +227,21 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Ends it well: the peer has proven who it is, and its network is known from now on.
-    pub fn proven(self) {
-        if let Some(toll) = self.toll {
+    /// Gives the place back: the peer has proven who it is. What it has paid is another matter.
+    #[must_use]
+    pub fn proven(self) -> Paid {
+        Paid(self.toll)
+    }
+}
+
+/// What a peer has paid that has proven who it is; lost when dropped.
+#[derive(Debug, Default)]
+pub struct Paid(Option<Toll>);
+
+impl Paid {
+    /// Gives it back: the peer is welcome, and its network is known from now on.
+    pub fn give_back(self) {
+        if let Some(toll) = self.0 {
             toll.give_back();
         }
     }

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use crate::{
-    listener::{Accepted, Place},
+    listener::{Accepted, Paid, Place},
     snapshot::{self, Part},
     tls::{Config, Metrics, Refusal, Stage, material, metrics::Outcome},
 };
@@ -102,8 +102,8 @@ impl Acceptor {
         self.metrics.handshake(outcome, begun.elapsed());
         match ended {
             Ok((stream, chain)) => {
-                standing.proven();
-                Ok(Secured { stream, chain, remote, recorder: stage.recorder })
+                let paid = standing.proven();
+                Ok(Secured { stream, chain, remote, recorder: stage.recorder, paid })
             }
             Err(failure) => Err(stage.refusal(&failure, remote)),
         }
@@ -246,6 +246,7 @@ pub struct Secured {
     chain: Arc<VerifiedChain>,
     remote: SocketAddr,
     recorder: Option<Arc<Recorder>>,
+    paid: Paid,
 }
 
 impl Secured {
@@ -260,6 +261,12 @@ impl Secured {
     pub fn presented(&self) -> Vec<CertificateDer<'static>> {
         let presented = self.recorder.as_ref().and_then(|recorder| recorder.presented());
         presented.map(|presented| presented.chain.clone()).unwrap_or_default()
+    }
+
+    /// Gives back what it has paid to be here. Whoever is not let in for coming too often is not told this: proving who one
+    /// is again and again costs as much as a stranger's attempts.
+    pub fn repay(&mut self) {
+        std::mem::take(&mut self.paid).give_back();
     }
 
     /// The stream, and where it comes from.
