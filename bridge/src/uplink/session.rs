@@ -342,9 +342,16 @@ impl Session {
     }
 
     fn begin_to_leave(&mut self, end: End) {
-        if matches!(self.phase, Phase::Carrying) {
-            let deadline = Instant::now() + self.terms.drain_timeout;
-            self.phase = Phase::Leaving { end, deadline };
+        match &mut self.phase {
+            Phase::Carrying => {
+                let deadline = Instant::now() + self.terms.drain_timeout;
+                self.phase = Phase::Leaving { end, deadline };
+            }
+            // The next connection is to the same gateway, which is going away.
+            Phase::Leaving { end: moved @ End::Moved, .. } if matches!(end, End::Drained { .. }) => {
+                *moved = end
+            }
+            Phase::Leaving { .. } => {}
         }
     }
 

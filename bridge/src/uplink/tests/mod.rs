@@ -361,3 +361,21 @@ async fn a_gateway_whose_authority_is_taken_away_is_left_at_once() {
     };
     until(&mut collector.status(), untrusted).await;
 }
+
+#[tokio::test]
+async fn a_gateway_that_goes_away_while_a_leaf_moves_over_is_obeyed() {
+    let mut gateway = Scripted::open().await;
+    let collector = collector(&gateway, |_| {});
+    let (mut session, _) = gateway.welcomed(1000).await;
+    gateway.renew();
+    // Nothing is in flight: it half-closes as soon as the next connection stands.
+    assert_eq!(session.closed().await, 0);
+    let reconnect_after = Duration::from_mins(2).try_into().ok();
+    session.say(link_response::Frame::Drain(v1::Drain { reconnect_after, alternatives: Vec::new() })).await;
+    drop(session);
+    let waits = |status: &crate::uplink::Status| {
+        let soon = std::time::SystemTime::now() + Duration::from_mins(1);
+        matches!(&status.link, crate::uplink::Link::Waiting { until, .. } if *until > soon)
+    };
+    until(&mut collector.status(), waits).await;
+}
