@@ -125,19 +125,26 @@ impl Keeper {
         let Line { dialled: Dialled { nursery, chain, .. }, material } = line;
         // One future from beginning to end: a session that is dropped in the middle of settling has lost its place.
         let mut carrying = pin!(nursery.beside(session.carry()));
+        // Who is no longer trusted hears no last word, nor settles what is in flight.
+        let mut distrusted = pin!(self.distrust(gateway, chain));
+        let untrusted = |reason| Carried::Ended(Err(Failure::Untrusted { gateway: gateway.clone(), reason }));
         let mut next = tokio::select! {
             biased;
-            // Who is no longer trusted hears no last word.
-            reason = self.distrust(gateway, chain) => {
-                return Carried::Ended(Err(Failure::Untrusted { gateway: gateway.clone(), reason }));
-            }
+            reason = &mut distrusted => return untrusted(reason),
             ended = &mut carrying => return Carried::Ended(ended),
             next = self.prepare(gateway, material, &retired) => next,
         };
         departure.cancel();
-        let ended = match &mut next {
-            Some(next) => next.dialled.nursery.beside(carrying).await,
-            None => carrying.await,
+        let settling = async {
+            match &mut next {
+                Some(next) => next.dialled.nursery.beside(carrying).await,
+                None => carrying.await,
+            }
+        };
+        let ended = tokio::select! {
+            biased;
+            reason = &mut distrusted => return untrusted(reason),
+            ended = settling => ended,
         };
         match (ended, next) {
             (Ok(End::Moved), Some(next)) => {

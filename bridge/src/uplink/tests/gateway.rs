@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::{
     io,
     net::TcpListener,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -37,6 +37,8 @@ pub(super) struct Scripted {
     pub(super) address: Gateway,
     pub(super) leash: Leash,
     pub(super) folder: TempDir,
+    /// How many connections have been accepted.
+    pub(super) connections: watch::Receiver<usize>,
     sessions: mpsc::Receiver<Conversation>,
     _life: Lifecycle,
 }
@@ -49,8 +51,8 @@ impl Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string().parse().unwrap();
         let (begun, sessions) = mpsc::channel(8);
-        serve(&life.leash(), listener, acceptor, begun);
-        Self { address, leash: life.leash(), folder, sessions, _life: life }
+        let connections = serve(&life.leash(), listener, acceptor, begun);
+        Self { address, leash: life.leash(), folder, connections, sessions, _life: life }
     }
 
     pub(super) fn config(&self) -> Config {
@@ -183,7 +185,7 @@ pub(super) fn id(bytes: &bytes::Bytes) -> StreamId {
 
 /// Waits until `reached`, as told by a watch.
 pub(super) async fn until<T: std::fmt::Debug + Send + Sync>(
-    watch: &mut tokio::sync::watch::Receiver<T>,
+    watch: &mut watch::Receiver<T>,
     reached: impl FnMut(&T) -> bool + Send,
 ) {
     let seen = timeout(PATIENCE, watch.wait_for(reached)).await.is_ok_and(|seen| seen.is_ok());
@@ -234,7 +236,13 @@ fn issue(folder: &TempDir) -> TlsAcceptor {
     Arc::new(config).into()
 }
 
-fn serve(leash: &Leash, listener: TcpListener, acceptor: TlsAcceptor, begun: mpsc::Sender<Conversation>) {
+fn serve(
+    leash: &Leash,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    begun: mpsc::Sender<Conversation>,
+) -> watch::Receiver<usize> {
+    let (count, connections) = watch::channel(0);
     let (connected, incoming) = mpsc::channel::<io::Result<io::DuplexStream>>(8);
     let spawner = leash.clone();
     leash.spawn(async move {
@@ -246,6 +254,7 @@ fn serve(leash: &Leash, listener: TcpListener, acceptor: TlsAcceptor, begun: mps
                 let _cut = io::copy_bidirectional(&mut tls, &mut far).await;
             });
             connected.send(Ok(near)).await.unwrap_or_default();
+            count.send_modify(|count| *count += 1);
         }
     });
     leash.spawn(async move {
@@ -255,6 +264,7 @@ fn serve(leash: &Leash, listener: TcpListener, acceptor: TlsAcceptor, begun: mps
             .serve_with_incoming(ReceiverStream::new(incoming));
         served.await.unwrap();
     });
+    connections
 }
 
 struct Script {

@@ -379,3 +379,17 @@ async fn a_gateway_that_goes_away_while_a_leaf_moves_over_is_obeyed() {
     };
     until(&mut collector.status(), waits).await;
 }
+
+#[tokio::test]
+async fn a_gateway_whose_authority_is_taken_away_is_left_even_while_a_leaf_moves_over() {
+    let mut gateway = Scripted::open().await;
+    let collector = collector(&gateway, |config| config.uplink.drain_timeout = PATIENCE * 6);
+    publish(&collector, CRITICAL, 1..=3).await;
+    let (mut session, _) = gateway.welcomed(1000).await;
+    drop(session.batch().await);
+    session.say(link_response::Frame::Drain(v1::Drain::default())).await;
+    // The batch is never acknowledged: the leaf stays, though its next connection stands.
+    until(&mut gateway.connections, |count| *count == 2).await;
+    gateway.distrust();
+    assert_eq!(session.closed().await, 0);
+}
