@@ -134,8 +134,7 @@ impl Trial<'_> {
     fn judge(&self, path: &VerifiedPath<'_>) -> Result<VerifiedChain, Finding> {
         let anchor = self.anchors.of(path).ok_or(RefusalReason::UnknownIssuer)?;
         // Those of the path, for whatever else was presented nobody has vouched.
-        let ders: Vec<CertificateDer<'_>> =
-            path.intermediate_certificates().map(|between| between.der()).collect();
+        let ders: Vec<CertificateDer<'_>> = path.intermediate_certificates().map(webpki::Cert::der).collect();
         let between: Option<Vec<&Exhibit>> = ders.iter().map(|der| self.exhibit(der)).collect();
         let between = between.ok_or(RefusalReason::Malformed)?;
         let now = moment(self.claim.now);

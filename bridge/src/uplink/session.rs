@@ -349,7 +349,7 @@ impl Session {
             }
             // The next connection is to the same gateway, which is going away.
             Phase::Leaving { end: moved @ End::Moved, .. } if matches!(end, End::Drained { .. }) => {
-                *moved = end
+                *moved = end;
             }
             Phase::Leaving { .. } => {}
         }

@@ -120,6 +120,8 @@ impl Roll {
         let (_, bond, _) = found;
         if !self.0.grounds.policy.knows(&bond.peer) {
             bond.has_role.store(false, Relaxed);
+            // A policy that came in between has been swept for already, and the sweep's word is the newer one.
+            bond.has_role.store(self.0.grounds.policy.knows(&bond.peer), Relaxed);
         }
         Enrolled { roll: self.clone(), number, caller }
     }

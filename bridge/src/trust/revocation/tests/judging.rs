@@ -211,8 +211,7 @@ fn a_forged_list_in_the_name_of_an_intermediate_that_was_met_waits_for_ever() {
     site.put("between.crl", Forge::new(2, &[5, 6]).by(&between));
     let second = site.load_after(&first, Order::Forward).unwrap();
     assert_eq!(refused(&second, &between.issue(&numbered(6))), Some(RefusalReason::CertificateRevoked));
-    let words: Vec<_> =
-        second.lists().status(SystemTime::now()).iter().map(|list| list.word.clone()).collect();
+    let words: Vec<_> = second.lists().status(SystemTime::now()).iter().map(|list| list.word).collect();
     assert!(words.contains(&ListWord::Waiting) && words.contains(&ListWord::Fresh), "{words:?}");
 }
 
