@@ -12,7 +12,11 @@ demo seconds="20":
 kill rounds="20":
     DAEMONEYE_TEST_KILL_ROUNDS={{rounds}} cargo test --release -p daemoneye-tests --test suite -- kill --nocapture --test-threads 1
 
-# One bench (throughput, latency, spool) with the profile that images are built with.
+# Changes the gateway's certificate every second under full load.
+rotate seconds="60":
+    DAEMONEYE_TEST_ROTATION={{seconds}} cargo test --release -p daemoneye-tests --test suite -- rotation --nocapture --test-threads 1
+
+# One bench (handshake, throughput, latency, spool) with the profile that images are built with.
 bench name:
     cargo bench --profile dist -p daemoneye-tests --bench {{name}}
 

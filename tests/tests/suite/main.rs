@@ -13,6 +13,7 @@ mod limits;
 mod outage;
 mod publish;
 mod revoke;
+mod rotation;
 
 use std::path::Path;
 
