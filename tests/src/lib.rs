@@ -16,6 +16,7 @@ pub mod process;
 pub mod producer;
 pub mod stubborn;
 pub mod subscriber;
+pub mod witness;
 pub mod world;
 
 pub use eventually::{eventually, within};

@@ -11,7 +11,12 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::mpsc,
+    time::Instant,
+};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -21,7 +26,7 @@ use tonic::{
 use tower::service_fn;
 use uuid::Uuid;
 
-use crate::eventually::soon;
+use crate::{eventually::soon, witness::Witness};
 
 /// What a peer shows and trusts, in PEM.
 #[derive(Clone, Debug)]
@@ -68,14 +73,40 @@ impl Credentials {
     ///
     /// The transport's, when the gateway cannot be reached.
     pub async fn channel(&self, address: SocketAddr) -> Result<Channel, tonic::transport::Error> {
+        self.channel_over(address, |tcp| tcp).await
+    }
+
+    /// The same, and a receiver that is told when the gateway has ended the connection, as the socket saw it.
+    ///
+    /// # Errors
+    ///
+    /// The transport's, when the gateway cannot be reached.
+    pub async fn witnessed(
+        &self,
+        address: SocketAddr,
+    ) -> Result<(Channel, mpsc::Receiver<Instant>), tonic::transport::Error> {
+        let (tell, ended) = mpsc::channel(1);
+        let channel = self.channel_over(address, move |tcp| Witness::new(tcp, tell.clone())).await?;
+        Ok((channel, ended))
+    }
+
+    async fn channel_over<S>(
+        &self,
+        address: SocketAddr,
+        wrap: impl Fn(TcpStream) -> S + Clone + Send + 'static,
+    ) -> Result<Channel, tonic::transport::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let connector = TlsConnector::from(Arc::new(self.client_config()));
         Endpoint::from_static("http://gateway.invalid")
             .connect_timeout(Duration::from_secs(10))
             .connect_with_connector(service_fn(move |_: Uri| {
-                let connector = connector.clone();
+                let (connector, wrap) = (connector.clone(), wrap.clone());
                 async move {
                     let tcp = TcpStream::connect(address).await?;
                     tcp.set_nodelay(true)?;
+                    let tcp = wrap(tcp);
                     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
                     connector.connect(name, tcp).await.map(TokioIo::new)
                 }

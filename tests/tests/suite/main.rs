@@ -2,6 +2,7 @@
 
 mod admission;
 mod cli;
+mod crowd;
 mod demo;
 mod documents;
 mod drain;

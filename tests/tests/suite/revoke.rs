@@ -1,6 +1,6 @@
 //! Whoever loses the right to be here is gone within a second, and nobody else notices.
 
-use std::{fs, ops::Range, path::PathBuf, time::Duration};
+use std::{fs, time::Duration};
 
 use daemoneye_gateway::pki::{Authority, Leaf as Profile, Validity};
 use daemoneye_proto::v1::link_response;
@@ -9,7 +9,6 @@ use daemoneye_tests::{
     eventually,
     inside::Inside,
     load::{Load, Plan},
-    measure::cpu,
     peer::{Credentials, Session, batch, new_stream},
     subscriber::Subscriber,
     world::{POLICY, TRUST_DOMAIN, World},
@@ -21,30 +20,30 @@ use uuid::Uuid;
 use crate::world;
 
 /// What an operator is promised.
-const AT_ONCE: Duration = Duration::from_secs(1);
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Bus consumers are of no matter here.
-const UNHEARD: &str = "[[bus.route]]\npattern = \"events.#\"\nunheard = \"discard\"\n";
+pub(crate) const UNHEARD: &str = "[[bus.route]]\npattern = \"events.#\"\nunheard = \"discard\"\n";
 
-async fn open(world: &World, credentials: &Credentials) -> Session {
+pub(crate) async fn open(world: &World, credentials: &Credentials) -> Session {
     let channel = credentials.channel(world.address).await.unwrap();
     Session::open(channel, vec![]).await.unwrap().0
 }
 
 /// Whether a session can be had.
-async fn is_let_in(world: &World, credentials: &Credentials) -> bool {
+pub(crate) async fn is_let_in(world: &World, credentials: &Credentials) -> bool {
     match credentials.channel(world.address).await {
         Ok(channel) => Session::open(channel, vec![]).await.is_ok(),
         Err(_) => false,
     }
 }
 
-fn is_withdrawn(status: &Status) -> bool {
+pub(crate) fn is_withdrawn(status: &Status) -> bool {
     status.code() == Code::PermissionDenied && status.message() == "the right to be connected was withdrawn"
 }
 
 /// A load of `many` collectors whom nobody means.
-async fn bystanders(world: &World, many: usize) -> Load {
+pub(crate) async fn bystanders(world: &World, many: usize) -> Load {
     let peers: Vec<_> = (0..many).map(|n| world.credentials("site-b", &format!("netmond-{n}"))).collect();
     Load::begin(world.address, &peers, Plan { batch: 16, payload: 128, rate: Some(200) }).await
 }
@@ -221,209 +220,4 @@ async fn what_was_read_before_the_cut_is_dropped_and_counted() {
     assert_eq!((heard.len(), heard[0].payload.as_slice()), (1, b"{\"last\":1}".as_slice()), "{heard:?}");
     assert!((withheld() - 100.0).abs() < 0.5);
     assert!(gateway.stop().await.is_clean());
-}
-
-/// One of `many` connected collectors is denied, `TRIES` times, under load.
-async fn one_of(many: usize) {
-    const TRIES: usize = 20;
-    let room = "[session]\nmax_sessions = 20000\nmax_sessions_per_site = 20000\n";
-    let world = world(&format!("{room}{UNHEARD}"));
-    let gateway = Inside::start(&world, many + 100).await;
-    let mut crowd = Vec::new();
-    for n in 0..many {
-        let name = format!("procmond-{n}");
-        let session = open(&world, &world.credentials("site-a", &name)).await;
-        crowd.push((name, session));
-    }
-    let mut load = bystanders(&world, 8).await;
-    let (mut slowest, mut all, used) = (Duration::ZERO, Duration::ZERO, cpu(std::process::id()));
-    let begun = Instant::now();
-    for n in 0..TRIES {
-        let (name, mut victim) = crowd.swap_remove(n * 7 % crowd.len());
-        let asked = gateway.deny(&format!("identity:site-a/{name}")).await;
-        let status = victim.ended().await;
-        let took = asked.elapsed();
-        assert!(is_withdrawn(&status) && took < AT_ONCE, "{status:?} after {took:?}");
-        (slowest, all) = (slowest.max(took), all + took);
-    }
-    let used = cpu(std::process::id()).saturating_sub(used);
-    println!(
-        "one of {many}, {TRIES} tries: slowest {slowest:?}, mean {:?}; CPU of load and gateway meanwhile {used:?} in {:?}",
-        all / u32::try_from(TRIES).unwrap(),
-        begun.elapsed(),
-    );
-    let (_, metrics) = world.get("/metrics").unwrap();
-    for line in metrics.lines().filter(|line| line.contains("sweep_duration_seconds_")) {
-        println!("{line}");
-    }
-    load.check();
-    load.finish().await;
-    for (_, session) in &mut crowd {
-        let frame = futures_util::FutureExt::now_or_never(session.hear.message());
-        assert!(frame.is_none_or(|frame| frame.is_ok_and(|frame| frame.is_some())), "a bystander was cut");
-    }
-    gateway.tracked(&world).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_of_two_thousand_is_gone_within_a_second_each_time() {
-    one_of(2000).await;
-}
-
-/// An authority that revokes.
-struct Revoker {
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
-}
-
-impl Revoker {
-    fn new() -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(rcgen::DnType::CommonName, "Revoker");
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: rcgen::Issuer::new(params, key), pem }
-    }
-
-    /// A collector's chain and key.
-    fn issue(&self, name: &str, serial: u64) -> (String, String) {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let uri = format!("spiffe://{TRUST_DOMAIN}/site/site-a/collector/{name}");
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::ExplicitNoCa;
-        params.serial_number = Some(serial.into());
-        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
-        params.use_authority_key_identifier_extension = true;
-        let now = ::time::OffsetDateTime::now_utc();
-        (params.not_before, params.not_after) =
-            (now - ::time::Duration::hours(1), now + ::time::Duration::days(1));
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-
-    /// Makes `world` trust it, with a list of `revoked`; returns the anchors of before and the place of the list.
-    fn trusted_by(&self, world: &World, revoked: Range<u64>) -> (String, PathBuf) {
-        let list = world.path("tls/revoker.crl");
-        let anchors = fs::read_to_string(world.path("tls/anchors.pem")).unwrap();
-        fs::write(world.path("tls/anchors.pem"), [anchors.as_str(), &self.pem].concat()).unwrap();
-        fs::write(&list, self.list(1, revoked)).unwrap();
-        let config = fs::read_to_string(world.path("gateway.toml")).unwrap();
-        let lists = format!("[tcp.tls_config]\ncrl = [\"{}\"]\n", list.display());
-        fs::write(world.path("gateway.toml"), config.replace("[tcp.tls_config]\n", &lists)).unwrap();
-        (anchors, list)
-    }
-
-    /// Its list of that number.
-    fn list(&self, number: u64, revoked: impl Iterator<Item = u64>) -> String {
-        let now = ::time::OffsetDateTime::now_utc();
-        let entry = |serial: u64| rcgen::RevokedCertParams {
-            serial_number: serial.into(),
-            revocation_time: now - ::time::Duration::minutes(1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let list = rcgen::CertificateRevocationListParams {
-            this_update: now - ::time::Duration::minutes(1),
-            next_update: now + ::time::Duration::days(1),
-            crl_number: number.into(),
-            issuing_distribution_point: None,
-            revoked_certs: revoked.map(entry).collect(),
-            key_identifier_method: rcgen::KeyIdMethod::Sha256,
-        };
-        list.signed_by(&self.issuer).unwrap().pem().unwrap()
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_revoked_by_a_list_is_gone_within_a_second_and_stays_away() {
-    let mut world = world(UNHEARD);
-    let revoker = Revoker::new();
-    let (anchors, list) = revoker.trusted_by(&world, 1000..2000);
-    world.start().await;
-    let of =
-        |name: &str, serial| Credentials { anchors: anchors.clone(), own: Some(revoker.issue(name, serial)) };
-    let victim = of("procmond-1", 7);
-    let mut load = bystanders(&world, 4).await;
-    let (mut leaver, mut stayer) = (open(&world, &victim).await, open(&world, &of("procmond-2", 8)).await);
-    fs::write(world.path("tls/next"), revoker.list(2, (1000..2000).chain([7]))).unwrap();
-    fs::rename(world.path("tls/next"), &list).unwrap();
-    let renamed = Instant::now();
-    let status = leaver.ended().await;
-    let took = renamed.elapsed();
-    println!("from rename to the end: {took:?}");
-    assert!(is_withdrawn(&status) && took < AT_ONCE, "{status:?} after {took:?}");
-    assert!(!is_let_in(&world, &victim).await);
-    let frame = time::timeout(Duration::from_millis(200), stayer.hear.message()).await;
-    assert!(frame.is_err(), "{frame:?}");
-    load.check();
-    load.finish().await;
-}
-
-/// One of `many` connected collectors is revoked by a list of `entries`, `TRIES` times, under load. The gateway is a process
-/// of its own, so that each side has descriptors enough.
-async fn one_of_by_list(many: u64, entries: u64) {
-    const TRIES: u64 = 20;
-    let room = "[session]\nmax_sessions = 20000\nmax_sessions_per_site = 20000\n";
-    let mut world = world(&format!("{room}{UNHEARD}"));
-    let config = fs::read_to_string(world.path("gateway.toml")).unwrap();
-    let config = config.replace("max_connections = 2000", "max_connections = 20000");
-    fs::write(world.path("gateway.toml"), config).unwrap();
-    let revoker = Revoker::new();
-    let others = 1_000_000..1_000_000 + entries;
-    let (anchors, list) = revoker.trusted_by(&world, others.clone());
-    world.start().await;
-    let mut crowd = Vec::new();
-    for serial in 1..=many {
-        let own = Some(revoker.issue(&format!("procmond-{serial}"), serial));
-        crowd.push((serial, open(&world, &Credentials { anchors: anchors.clone(), own }).await));
-    }
-    let mut load = bystanders(&world, 8).await;
-    let (mut slowest, mut all, mut gone) = (Duration::ZERO, Duration::ZERO, Vec::new());
-    let (begun, used) = (Instant::now(), cpu(world.gateway().id()));
-    for number in 0..TRIES {
-        let (serial, mut victim) = crowd.swap_remove(crowd.len() / 2);
-        gone.push(serial);
-        let next = revoker.list(number + 2, others.clone().chain(gone.iter().copied()));
-        fs::write(world.path("tls/next"), next).unwrap();
-        fs::rename(world.path("tls/next"), &list).unwrap();
-        let renamed = Instant::now();
-        let status = victim.ended().await;
-        let took = renamed.elapsed();
-        assert!(is_withdrawn(&status) && took < AT_ONCE, "{status:?} after {took:?}");
-        (slowest, all) = (slowest.max(took), all + took);
-    }
-    let used = cpu(world.gateway().id()).saturating_sub(used);
-    println!(
-        "one of {many} by a list of {entries}, {TRIES} tries: slowest {slowest:?}, mean {:?}; CPU of the gateway, load \
-         and reading the lists included: {used:?} in {:?}",
-        all / u32::try_from(TRIES).unwrap(),
-        begun.elapsed(),
-    );
-    let (_, metrics) = world.get("/metrics").unwrap();
-    for line in metrics.lines().filter(|line| line.contains("sweep_duration_seconds_sum")) {
-        println!("{line}");
-    }
-    load.check();
-    load.finish().await;
-    for (serial, session) in &mut crowd {
-        let frame = futures_util::FutureExt::now_or_never(session.hear.message());
-        assert!(frame.is_none_or(|frame| frame.is_ok_and(|frame| frame.is_some())), "{serial} was cut");
-    }
-    let untracked = || world.metric("daemoneye_gateway_session_untracked").abs() < 0.5;
-    eventually("every connection is on the leash", untracked).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_of_two_thousand_is_revoked_within_a_second_each_time() {
-    one_of_by_list(2000, 1000).await;
-}
-
-/// Takes minutes: `just revoke-10000`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes: just revoke-10000"]
-async fn one_of_ten_thousand_is_revoked_within_a_second_each_time() {
-    one_of_by_list(10_000, 100_000).await;
 }
