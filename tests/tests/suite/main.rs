@@ -13,6 +13,7 @@ mod limbo;
 mod limits;
 mod outage;
 mod publish;
+mod refused;
 mod revoke;
 mod rotation;
 
