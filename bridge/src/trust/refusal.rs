@@ -119,12 +119,16 @@ reasons! {
     NotTls = "not_tls", "something that speaks no TLS connected: a scanner, a load balancer's health check, or a client without TLS";
     /// More authorities stand in the path than one of them allows.
     PathLength = "path_length", "issue from an authority higher up, or raise the path length of the one that forbids it";
+    /// As many connections of the peer are open as may be.
+    PeerFull = "peer_full", "a copy of the collector runs, or its old connections hang: look there, or raise tcp.max_connections_per_peer";
     /// The key of the certificate was not proven to be held.
     PossessionNotProven = "possession_not_proven", "the key that signed is not the certificate's: check key_file, or somebody borrows the certificate";
     /// Too many connections of a network, or of all, prove nothing.
     RateExceeded = "rate_exceeded", "somebody scans or floods, or the certificates of a whole site are refused: look at the other reasons from there; see tcp.rates";
     /// An issuer demands a revocation list and none is there.
     RevocationUnknown = "revocation_unknown", "put the list of that issuer among the revocation lists, or set what its absence means";
+    /// As many peers of the site are connected as may be.
+    SiteFull = "site_full", "raise tcp.max_connections_per_site, or look who of that site connects";
     /// The handshake took too long.
     TimedOut = "timed_out", "the network is slow or the stranger silent; see tcp.greeting_timeout, tcp.handshake_timeout";
     /// TLS 1.2 without the extended master secret.

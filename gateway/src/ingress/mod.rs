@@ -62,7 +62,9 @@ impl Gate {
         let refuse = |why: Declined| {
             let reason = match why.over {
                 Over::Flapping => RefusalReason::CoolingDown,
-                Over::All | Over::Peer | Over::Site => RefusalReason::Full,
+                Over::All => RefusalReason::Full,
+                Over::Peer => RefusalReason::PeerFull,
+                Over::Site => RefusalReason::SiteFull,
             };
             let detail = format!("{}: {}; it may come back in {:?}", peer.id(), why.over, why.wait);
             secured.refuse(Stage::Listener, reason, detail)

@@ -419,7 +419,8 @@ async fn over_the_cap_of_a_peer_and_of_a_site_others_are_let_in() {
             held.push(stream);
         }
     }
-    gate.refused("full", 2).await;
+    gate.refused("peer_full", 1).await;
+    gate.refused("site_full", 1).await;
     assert_eq!(held.len(), 3);
 }
 
