@@ -78,7 +78,8 @@ impl Forger {
 
     /// The same with a key of RSA with 1,024 bits, which the one who shows it does not hold.
     pub fn issue_weakly(&self, name: &str) -> Shown {
-        let leaf = collector(name).signed_by(&WeakKey::new(), &self.issuer).expect("certificates can be made");
+        let leaf =
+            collector(name).signed_by(&WeakKey::new(), &self.issuer).expect("certificates can be made");
         let key = KeyPair::generate().expect("keys can be made");
         Shown { chain: vec![leaf.der().clone()], key: key.serialize_der() }
     }
