@@ -10,7 +10,7 @@ use std::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::trust::{
-    AnchorFile, Certificate, Files, MAX_CHAIN, Rights, Role,
+    AnchorFile, Certificate, Files, Held, MAX_CHAIN, Rights, Role,
     anchor::{AnchorError, Anchors},
     pem::{self, PemError},
     revocation::ListsError,
@@ -241,6 +241,9 @@ pub enum LoadError {
         /// Its permissions.
         mode: u32,
     },
+    /// Anchors wait for a word; all else is in force.
+    #[error(transparent)]
+    Held(#[from] Held),
     /// The key is of a kind that is not accepted.
     #[error("private key {} cannot be used: it must be ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits or more", path.display())]
     Key {

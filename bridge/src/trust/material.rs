@@ -159,13 +159,28 @@ impl Material {
 
     /// Loads and checks the generation after the one whose lists are `older`.
     pub(super) fn load_after(plan: &Plan, older: &Lists, wanted: Order) -> Result<Self, LoadError> {
+        Self::load_under(plan, || load::anchors(&plan.files.ca_file, &plan.anchors), older, wanted)
+    }
+
+    /// The same under the anchors of `older`, whatever their files hold.
+    pub(super) fn load_beside(plan: &Plan, older: &Self, wanted: Order) -> Result<Self, LoadError> {
+        let kept = || Ok((older.source.anchors.clone(), older.anchors.clone()));
+        Self::load_under(plan, kept, &older.lists, wanted)
+    }
+
+    fn load_under(
+        plan: &Plan,
+        trusted: impl FnOnce() -> Result<(Vec<CertificateDer<'static>>, Anchors), LoadError>,
+        older: &Lists,
+        wanted: Order,
+    ) -> Result<Self, LoadError> {
         let files = &plan.files;
         let chain = load::chain(&files.cert_file)?;
         let key = load::key(&files.key_file)?;
         let (leaf, intermediates) = load::own(&files.cert_file, &chain, plan.role)?;
         let certified = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider::provider())
             .map_err(|error| load::key_error(files, error))?;
-        let (authorities, anchors) = load::anchors(&files.ca_file, &plan.anchors)?;
+        let (authorities, anchors) = trusted()?;
         let issuers: Result<Vec<Issuer>, _> = authorities.iter().map(|der| Issuer::parse(der)).collect();
         let issuers = issuers.map_err(|_| LoadError::Certificate { path: files.ca_file.clone() })?;
         let lists = Lists::load(&plan.revocation, issuers, older, wanted, SystemTime::now())?;

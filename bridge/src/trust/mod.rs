@@ -33,6 +33,7 @@ mod provider;
 mod refusal;
 pub mod revocation;
 mod rights;
+mod veto;
 mod watch;
 
 pub use accept::{Admission, Presented, Recorder, Terms, Verdict};
@@ -49,6 +50,7 @@ pub use profile::Profile;
 pub use provider::{Floor, FloorError};
 pub use refusal::RefusalReason;
 pub use rights::{Rights, RightsError};
+pub use veto::{Held, Veto};
 pub use watch::{Generation, Reload, Status, Store};
 
 #[cfg(test)]

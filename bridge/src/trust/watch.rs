@@ -1,12 +1,13 @@
 //! Reloading: the generation in force, and what replaces it.
 //!
 //! Kept true: what is in force was loaded whole; a failed reload changes nothing but the status, and says so there; a
-//! generation replaces the one that its revocation lists were held against, and no other.
+//! generation replaces the one that its revocation lists were held against, and no other; while anchors are held back,
+//! revocations are not.
 
 use std::{
     collections::BTreeMap,
     error::Error,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 use crate::trust::{
-    Files, LoadError, Material, Part, Plan, Role,
+    Files, LoadError, Material, Part, Plan, Role, Veto,
     follow::{Hangup, Marks},
     revocation::{self, Difference, FetchError, Order},
 };
@@ -54,6 +55,8 @@ pub struct Status {
 pub struct Generation {
     number: u64,
     material: Arc<Material>,
+    /// Who or what asked for it.
+    by: Arc<str>,
     /// To the generation before; empty in the first.
     step: Arc<Difference>,
 }
@@ -69,6 +72,12 @@ impl Generation {
     #[must_use]
     pub const fn material(&self) -> &Arc<Material> {
         &self.material
+    }
+
+    /// Who or what asked for it.
+    #[must_use]
+    pub fn by(&self) -> &str {
+        &self.by
     }
 
     /// What it takes away that `older` gave. Cheap if `older` is the one before; else the lists are compared.
@@ -95,6 +104,41 @@ struct Inner {
     marks: Marks,
     current: watch::Sender<Arc<Generation>>,
     status: watch::Sender<Status>,
+    /// Asked before anchors are taken away; nobody is, if it was never set.
+    veto: OnceLock<Arc<dyn Veto>>,
+}
+
+/// What a reload may put in force next.
+struct Step {
+    next: Material,
+    what: Vec<Part>,
+    difference: Difference,
+    /// Whether anchors are still to be asked about.
+    more: bool,
+}
+
+impl Inner {
+    /// Loads what comes after `older`. Blocking: it reads files, and asks about anchors that go.
+    fn step(&self, older: &Material, wanted: Order) -> Result<Step, LoadError> {
+        let step = |next: Material, difference, more| {
+            let what = next.changed_from(older);
+            Step { next, what, difference, more }
+        };
+        let next = Material::load_after(&self.plan, older.lists(), wanted)?;
+        let difference = next.difference(older);
+        let asked = wanted == Order::Forward && !difference.anchors().is_empty();
+        let Some(veto) = self.veto.get().filter(|_| asked) else {
+            return Ok(step(next, difference, false));
+        };
+        // To judge everybody anew takes a while; who is revoked must not have it.
+        let kept = Material::load_beside(&self.plan, older, wanted)?;
+        if kept != *older {
+            let difference = kept.difference(older);
+            return Ok(step(kept, difference, true));
+        }
+        veto.ask(&next, &difference)?;
+        Ok(step(next, difference, false))
+    }
 }
 
 impl Store {
@@ -115,7 +159,7 @@ impl Store {
     pub fn open_all(plan: Plan) -> Result<Self, LoadError> {
         let marks = Marks::of(&plan);
         let material = Arc::new(Material::load_all(&plan)?);
-        let first = Generation { number: 1, material, step: Arc::default() };
+        let first = Generation { number: 1, material, by: "start-up".into(), step: Arc::default() };
         let status =
             Status { generation: 1, loaded: SystemTime::now(), refused: None, unfetched: BTreeMap::new() };
         Ok(Self(Arc::new(Inner {
@@ -123,7 +167,13 @@ impl Store {
             marks,
             current: watch::Sender::new(Arc::new(first)),
             status: watch::Sender::new(status),
+            veto: OnceLock::new(),
         })))
+    }
+
+    /// Asks `veto` before anchors are taken away from now on. Who was set first stays.
+    pub fn ask_first(&self, veto: Arc<dyn Veto>) {
+        self.0.veto.get_or_init(|| veto);
     }
 
     /// The material in force.
@@ -153,50 +203,61 @@ impl Store {
 
     /// Replaces the material if the files hold something new; on error the material in force stays.
     ///
-    /// With [`Order::Any`] revocation lists that go back, or come from the future, are put in force too: whoever asks for
-    /// it writes down who did.
+    /// With [`Order::Any`] revocation lists that go back, or come from the future, are put in force too, and nobody is asked
+    /// about anchors that go: whoever asks for it writes down who did.
     ///
     /// # Errors
     ///
-    /// [`LoadError`], as [`Material::load_all`].
+    /// [`LoadError`], as [`Material::load_all`]; [`LoadError::Held`], if only the anchors stay as they were.
     pub async fn reload(&self, wanted: Order) -> Result<Reload, LoadError> {
+        self.reload_for(wanted, "the process itself").await
+    }
+
+    /// The same for `by`, whose name the generation bears.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::reload`].
+    pub async fn reload_for(&self, wanted: Order, by: &str) -> Result<Reload, LoadError> {
+        let (by, mut earlier) = (Arc::from(by), Vec::new());
         loop {
             let (inner, before) = (Arc::clone(&self.0), self.generation());
-            let older = Arc::clone(&before);
-            let loaded = task::spawn_blocking(move || {
-                let next = Material::load_after(&inner.plan, older.material().lists(), wanted)?;
-                let what = next.changed_from(older.material());
-                let step = next.difference(older.material());
-                Ok((next, what, step))
-            });
-            match loaded.await {
-                Ok(Ok((next, what, step))) => {
-                    // Somebody else may have reloaded meanwhile: then these were held against the wrong lists.
-                    if let Some(done) = self.replace(&before, next, what, step) {
-                        return Ok(done);
-                    }
-                }
+            let older = Arc::clone(before.material());
+            let loaded = task::spawn_blocking(move || inner.step(&older, wanted));
+            let Step { next, what, difference, more } = match loaded.await {
+                Ok(Ok(step)) => step,
                 Ok(Err(error)) => {
                     self.refuse(&error);
                     return Err(error);
                 }
                 // The runtime is shutting down: there is nothing to reload for.
                 Err(_gone) => return Ok(Reload::Unchanged),
+            };
+            let step = Arc::new(difference);
+            let next = Generation {
+                number: before.number.saturating_add(1),
+                material: Arc::new(next),
+                by: Arc::clone(&by),
+                step,
+            };
+            // Somebody else may have reloaded meanwhile: then these were held against the wrong lists.
+            match self.replace(&before, next, what) {
+                Some(Reload::Changed { what, .. }) if more => earlier = what,
+                Some(Reload::Changed { generation, mut what }) => {
+                    what.extend(earlier);
+                    return Ok(Reload::Changed { generation, what });
+                }
+                Some(Reload::Unchanged) => return Ok(Reload::Unchanged),
+                None => {}
             }
         }
     }
 
     /// Puts `next` in the place of `before`; `None` if that is not in force any more.
-    fn replace(
-        &self,
-        before: &Arc<Generation>,
-        next: Material,
-        what: Vec<Part>,
-        step: Difference,
-    ) -> Option<Reload> {
-        let number = before.number.saturating_add(1);
+    fn replace(&self, before: &Arc<Generation>, next: Generation, what: Vec<Part>) -> Option<Reload> {
+        let number = next.number;
         let changed = !what.is_empty();
-        let mut next = Some(Generation { number, material: Arc::new(next), step: Arc::new(step) });
+        let mut next = Some(next);
         let mut in_force = true;
         self.0.current.send_if_modified(|current| {
             in_force = Arc::ptr_eq(current, before);
@@ -272,7 +333,8 @@ impl Store {
             };
             let now = self.marks().await;
             if asked || now != seen || again.is_due() {
-                let outcome = self.reload_settled().await;
+                let by = if asked { "SIGHUP" } else { "change of the files" };
+                let outcome = self.reload_settled(by).await;
                 log(&outcome);
                 observe(&outcome);
                 seen = now;
@@ -282,11 +344,11 @@ impl Store {
     }
 
     /// Reloads, and once more a moment later if the files may have been caught in the middle of a change.
-    async fn reload_settled(&self) -> Result<Reload, LoadError> {
-        match self.reload(Order::Forward).await {
+    async fn reload_settled(&self, by: &str) -> Result<Reload, LoadError> {
+        match self.reload_for(Order::Forward, by).await {
             Err(error) if error.may_be_torn() => {
                 time::sleep(SETTLE).await;
-                self.reload(Order::Forward).await
+                self.reload_for(Order::Forward, by).await
             }
             outcome => outcome,
         }

@@ -227,6 +227,7 @@ fn leash(
     let grounds = Grounds { material, denials, policy, terms };
     let record = record::changes(audit.clone(), grounds.material.clone(), grounds.policy.view());
     let (roll, keep) = Roll::new(grounds, metrics.clone());
+    tls.store().ask_first(Arc::new(roll.clone()));
     tasks.endless.extend([record.boxed(), keep]);
     roll
 }

@@ -52,7 +52,7 @@ impl Orders {
     }
 
     async fn certificates(&self, order: Order, actor: &str) -> Outcome {
-        match self.store.reload(order).await {
+        match self.store.reload_for(order, actor).await {
             Ok(trust::Reload::Unchanged) => Outcome::Unchanged,
             Ok(trust::Reload::Changed { generation, what }) => {
                 let what: Vec<&str> = what.iter().map(|part| part.as_str()).collect();

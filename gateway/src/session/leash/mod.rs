@@ -11,6 +11,7 @@
 mod clock;
 mod keeper;
 mod table;
+mod veto;
 
 #[cfg(test)]
 pub(crate) mod tests;

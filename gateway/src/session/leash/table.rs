@@ -105,6 +105,12 @@ impl Table {
         numbers.into_iter().filter_map(|number| self.found(number)).collect()
     }
 
+    /// How many identities are connected, without those that are on their way out.
+    pub(super) fn connected(&self) -> usize {
+        let staying = self.bonds.values().filter(|(bond, _)| bond.cut.is_cut().is_none());
+        staying.map(|(bond, _)| bond.peer.id()).collect::<HashSet<_>>().len()
+    }
+
     /// Everybody.
     pub(super) fn all(&self) -> Vec<Found> {
         self.bonds.keys().filter_map(|number| self.found(*number)).collect()
