@@ -1,7 +1,8 @@
-//! Reloads that an operator asks for, one at a time, each in the audit under his name.
+//! Reloads that an operator asks for, one at a time, under his name.
 //!
 //! Files and SIGHUP are followed without anybody asking; whoever asks wants to know what became of it. A reload that is
-//! forced stands in the audit before it is tried: what cannot be recorded is not forced.
+//! forced stands in the audit before it is tried: what cannot be recorded is not forced. What came into force is recorded
+//! for every way alike, in [`record`](super::record).
 
 use daemoneye_bridge::{
     settings::Chain,
@@ -56,8 +57,6 @@ impl Orders {
             Ok(trust::Reload::Unchanged) => Outcome::Unchanged,
             Ok(trust::Reload::Changed { generation, what }) => {
                 let what: Vec<&str> = what.iter().map(|part| part.as_str()).collect();
-                let done = json!({ "generation": generation, "what": what });
-                told(self.record(actor, Action::MaterialReloaded, done).await);
                 Outcome::Changed(format!("generation {generation}: {}", what.join(", ")))
             }
             Err(error) => Outcome::Refused(Chain(&error).to_string()),
@@ -69,8 +68,6 @@ impl Orders {
         match task::spawn_blocking(move || desk.apply(&by, force)).await {
             Ok(Ok(Applied::Changed { generation, impact })) => {
                 let cut = impact.cut.len();
-                let done = json!({ "generation": generation, "cut": cut });
-                told(self.record(actor, Action::PolicyApplied, done).await);
                 Outcome::Changed(format!(
                     "generation {generation}; of {} connected {cut} were cut",
                     impact.connected
@@ -88,12 +85,5 @@ impl Orders {
         task::spawn_blocking(move || audit.append(&actor, action, &what))
             .await
             .map_or(Ok(()), |done| done.map(|_| ()))
-    }
-}
-
-/// What is in force already cannot be refused any more.
-fn told(recorded: Result<(), AuditError>) {
-    if let Err(error) = recorded {
-        tracing::error!(error = %Chain(&error), "reload not recorded");
     }
 }

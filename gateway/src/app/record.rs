@@ -1,4 +1,5 @@
-//! Writes down in the audit which material and which policy are in force, whoever put them there.
+//! Writes down in the audit which material and which policy are in force, once each, under the name of who or what put them
+//! there.
 //!
 //! After the fact, unlike the deny-list: a revocation must not wait for a disk. What could not be written is told as an
 //! error, for a human must act.
@@ -11,7 +12,7 @@ use tokio::{sync::watch, task};
 
 use crate::{
     snapshot::{Part, PolicyView},
-    state::audit::{Action, Audit, AuditError, Head},
+    state::audit::{Action, Audit, AuditError},
 };
 
 /// What is recorded of material.
@@ -28,7 +29,11 @@ struct Material<'a> {
 #[derive(Serialize)]
 struct Policy<'a> {
     generation: u64,
-    roles: &'a [String],
+    /// How many identities it cut.
+    cut: usize,
+    /// Of the newest; the roles of one that was replaced at once are not known any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    roles: Option<&'a [String]>,
 }
 
 /// Records every change of either. Never ends.
@@ -51,9 +56,9 @@ pub(super) async fn changes(
                 Ok(()) => {
                     let next = Arc::clone(&policy.borrow_and_update());
                     // A policy that was refused moves the view too.
-                    if next.generation != applied {
-                        applied = next.generation;
-                        record(&audit, move |audit| put(audit, &next)).await;
+                    let after = std::mem::replace(&mut applied, next.generation);
+                    if next.generation != after {
+                        record(&audit, move |audit| put(audit, &next, after)).await;
                     }
                 }
                 Err(_gone) => return std::future::pending().await,
@@ -62,7 +67,7 @@ pub(super) async fn changes(
     }
 }
 
-type Written = Result<Head, AuditError>;
+type Written = Result<(), AuditError>;
 
 fn loaded(audit: &Audit, generation: &Generation) -> Written {
     let material = generation.material();
@@ -72,16 +77,19 @@ fn loaded(audit: &Audit, generation: &Generation) -> Written {
         serial: material.leaf().serial(),
         anchors: material.anchors().iter().map(|anchor| anchor.certificate().spki_hex()).collect(),
     };
-    audit.append(ACTOR, Action::MaterialReloaded, &payload)
+    audit.append(generation.by(), Action::MaterialReloaded, &payload).map(drop)
 }
 
-fn put(audit: &Audit, view: &PolicyView) -> Written {
-    let payload = Policy { generation: view.generation, roles: &view.roles };
-    audit.append(ACTOR, Action::PolicyApplied, &payload)
+/// Each policy that came `after` that generation: several may have, while the last was written.
+fn put(audit: &Audit, view: &PolicyView, after: u64) -> Written {
+    let newer = view.history.iter().rev().filter(|change| change.generation > after);
+    for change in newer {
+        let roles = (change.generation == view.generation).then_some(&*view.roles);
+        let payload = Policy { generation: change.generation, cut: change.cut, roles };
+        audit.append(&change.by, Action::PolicyApplied, &payload)?;
+    }
+    Ok(())
 }
-
-/// Who reads files that have changed.
-const ACTOR: &str = "gateway";
 
 async fn record(audit: &Audit, work: impl FnOnce(&Audit) -> Written + Send + 'static) {
     let audit = audit.clone();

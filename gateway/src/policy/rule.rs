@@ -60,7 +60,7 @@ pub(crate) struct Matching {
     pub(crate) identities: Vec<Glob>,
     /// Sites; at least one.
     pub(crate) sites: Vec<Glob>,
-    /// Authorities that vouch for them; `None` stands for any.
+    /// Authorities that vouch for them, by configured name, else by subject; `None` stands for any.
     pub(crate) anchors: Option<Vec<Glob>>,
     /// Hashes of their public keys; `None` stands for any.
     pub(crate) pins: Option<Vec<[u8; 32]>>,

@@ -252,6 +252,48 @@ fn a_role_may_ask_for_an_authority_and_a_key() {
 }
 
 #[test]
+fn an_authority_goes_by_its_configured_name_else_by_its_subject() {
+    use daemoneye_bridge::trust;
+    use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject};
+
+    use crate::{identity::Directory, pki};
+
+    let folder = tempfile::tempdir().unwrap();
+    let [corp, plain] = ["Corp CA", "Plain CA"].map(|name| pki::Authority::root(name).unwrap());
+    let own = corp.issue(&pki::Leaf::server("gateway").dns("gateway")).unwrap();
+    let own = pki::write_certificate(folder.path(), "gateway", &own).unwrap();
+    let [limited, ca_file] = [("corp.crt", &corp), ("ca.crt", &plain)].map(|(file, authority)| {
+        let file = folder.path().join(file);
+        std::fs::write(&file, authority.root_pem()).unwrap();
+        file
+    });
+    let files = trust::Files { cert_file: own.certificate, key_file: own.key, ca_file };
+    let rights = trust::Rights::new("corp", &["site-a".to_owned()], &[]).unwrap().into();
+    let anchors = vec![trust::AnchorFile { ca_file: limited, rights }];
+    let plan = trust::Plan { anchors, ..trust::Plan::new(files, trust::Role::Server) };
+    let material = trust::Material::load_all(&plan).unwrap();
+    let directory = Directory::new(crate::identity::Config::default(), crate::identity::Metrics::default());
+    let roles = |authority: &pki::Authority| {
+        let leaf = pki::Leaf::collector("daemoneye.internal", "site-a", "x");
+        let leaf =
+            CertificateDer::from_pem_slice(authority.issue(&leaf).unwrap().chain_pem().as_bytes()).unwrap();
+        let now = UnixTime::now();
+        let claim = trust::Claim { role: trust::Role::Client, leaf: &leaf, intermediates: &[], now };
+        let chain = material.verify(&claim, &trust::Profile::default(), None).unwrap();
+        let subject = super::Subject::from(&directory.identify(&chain).unwrap());
+        ["corp", "*Corp CA*", "*Plain CA*"].map(|anchor| {
+            let text = format!(
+                "[[role]]\nname = \"r\"\nmatch = {{ identity = \"*\", anchor = \"{anchor}\" }}\npublish = [\"a\"]\n"
+            );
+            let policy = super::Policy::parse(&text, Path::new("p.toml")).unwrap();
+            Rights::of(&subject, policy.rules(), 1, &std::sync::Arc::new(Metrics::default())).is_ok()
+        })
+    };
+    assert_eq!(roles(&corp), [true, false, false]);
+    assert_eq!(roles(&plain), [false, false, true]);
+}
+
+#[test]
 fn what_is_reserved_cannot_be_published_whatever_a_policy_says() {
     let text = "[[role]]\nname = \"r\"\nmatch = { identity = \"*\" }\nspeaks_for = [\"*\"]\npublish = [\"#\", \"control.collector.{name}\"]";
     let policy = super::Policy::parse(text, Path::new("p.toml")).unwrap();

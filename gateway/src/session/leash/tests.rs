@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use daemoneye_bridge::trust::{Files, Floor, Profile, Store, revocation::Order};
+use daemoneye_bridge::trust::{Files, Floor, Held, LoadError, Profile, Reload, Store, revocation::Order};
 use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 use tokio::time;
@@ -175,6 +175,32 @@ async fn an_anchor_that_is_taken_away_cuts_its_peers_and_no_others() {
     ground.forget_two().await;
     assert_eq!(cut(&leaver).await, CutReason::Untrusted);
     assert!(stays(&stayer));
+}
+
+#[tokio::test]
+async fn anchors_that_would_take_more_than_a_fifth_along_wait_for_a_word() {
+    let ground = Ground::new();
+    ground.store.ask_first(Arc::new(ground.roll.clone()));
+    ground.keep();
+    let stayers = ["a", "b", "c", "d", "e"].map(|name| ground.enrol(ground.collector(&ground.one, name)));
+    let x = ground.collector(&ground.two, "x");
+    // Two connections of one identity are one who is cut.
+    let leavers = [&x, &x, &ground.collector(&ground.two, "y")].map(|papers| ground.enrol(papers.clone()));
+    fs::write(ground.folder.path().join("ca.crt"), ground.one.root_pem()).unwrap();
+    let error = ground.store.reload(Order::Forward).await.unwrap_err();
+    assert!(matches!(error, LoadError::Held(Held { cut: 2, connected: 7 })), "{error}");
+    let (cause, _) = ground.store.status().borrow().refused.clone().unwrap();
+    assert!(cause.contains("would cut 2 of 7 connected"), "{cause}");
+    assert_eq!((ground.store.generation().number(), ground.store.current().anchors().len()), (1, 2));
+    assert!(leavers.iter().all(stays));
+
+    let done = ground.store.reload_for(Order::Any, "uid 0").await.unwrap();
+    assert!(matches!(done, Reload::Changed { generation: 2, .. }), "{done:?}");
+    for leaver in &leavers {
+        assert_eq!(cut(leaver).await, CutReason::Untrusted);
+    }
+    assert!(stayers.iter().all(stays) && ground.store.status().borrow().refused.is_none());
+    assert_eq!(ground.store.generation().by(), "uid 0");
 }
 
 #[tokio::test]

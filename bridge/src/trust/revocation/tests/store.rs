@@ -1,16 +1,19 @@
 use std::{
     fs,
     os::unix::fs::symlink,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use tokio::time;
 
 use crate::trust::{
-    Part, RefusalReason, Reload, Store,
+    Held, LoadError, Material, Part, RefusalReason, Reload, Store, Veto,
     revocation::{
-        Need, Order, Source, Stale,
+        Difference, Need, Order, Source, Stale,
         tests::{
             forge::Forge,
             site::{Site, present, refused},
@@ -62,6 +65,47 @@ async fn a_reload_says_what_changed_and_what_it_takes_away() {
         fifth.material().judge_links(chain.links(), SystemTime::now()),
         Err(RefusalReason::UnknownIssuer)
     );
+}
+
+/// Lets no anchor go.
+#[derive(Debug)]
+struct Never;
+
+impl Veto for Never {
+    fn ask(&self, _: &Material, _: &Difference) -> Result<(), Held> {
+        Err(Held { cut: 43, connected: 212 })
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_does_not_wait_with_anchors_that_are_held_back() {
+    let (root, other) = (Authority::root("root"), Authority::root("other"));
+    let site = Site::new(&[&root, &other], Need::IfPresent, Stale::Fail);
+    site.put("root.crl", Forge::new(1, &[5]).by(&root));
+    let store = site.store();
+    store.ask_first(Arc::new(Never));
+    let (ours, theirs) = (root.issue(&numbered(7)), other.issue(&numbered(9)));
+
+    fs::write(&site.plan.files.ca_file, root.pem()).unwrap();
+    site.put("root.crl", Forge::new(2, &[5, 7]).by(&root));
+    site.put("other.crl", Forge::new(1, &[8]).by(&other));
+    for _ in 0..2 {
+        let error = store.reload(Order::Forward).await.unwrap_err();
+        assert!(matches!(error, LoadError::Held(Held { cut: 43, connected: 212 })), "{error}");
+        let current = store.generation();
+        assert_eq!((current.number(), current.material().anchors().len()), (2, 2));
+        assert_eq!(refused(current.material(), &ours), Some(RefusalReason::CertificateRevoked));
+        assert_eq!(refused(current.material(), &theirs), None);
+        assert_eq!(
+            refused(current.material(), &other.issue(&numbered(8))),
+            Some(RefusalReason::CertificateRevoked),
+            "a list of the authority that is held counts"
+        );
+        assert!(store.status().borrow().refused.is_some());
+    }
+    store.reload(Order::Any).await.unwrap();
+    assert_eq!(refused(&store.current(), &theirs), Some(RefusalReason::UnknownIssuer));
+    assert!(store.status().borrow().refused.is_none());
 }
 
 #[tokio::test]
