@@ -37,9 +37,20 @@ pub struct Commands {
     pub reload: mpsc::Sender<Reload>,
 }
 
-/// A wish that certificates, revocation lists and policy be read again.
+/// What is to be read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Certificates, revocation lists and policy.
+    All,
+    /// The policy alone.
+    Policy,
+}
+
+/// A wish that something be read again.
 #[derive(Debug)]
 pub struct Reload {
+    /// What.
+    pub what: What,
     /// Whether what would be held back is put in force all the same.
     pub force: bool,
     /// Who asks.
@@ -75,6 +86,7 @@ pub(super) fn routes() -> Router<Sources> {
         .route("/api/v1/deny-list", get(denied).post(deny))
         .route("/api/v1/deny-list/remove", post(allow))
         .route("/api/v1/reload", post(reload))
+        .route("/api/v1/policy/apply", post(apply))
 }
 
 /// The list.
@@ -164,15 +176,27 @@ async fn reload(
     body: Result<Json<Wish>, JsonRejection>,
 ) -> Result<Json<Reloaded>, Problem> {
     let Wish { force } = body.map_err(|rejection| unreadable(&rejection))?.0;
+    ask(&sources.commands, What::All, force, caller).await.map(Json)
+}
+
+async fn apply(
+    State(sources): State<Sources>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Json<Wish>, JsonRejection>,
+) -> Result<Json<Outcome>, Problem> {
+    let Wish { force } = body.map_err(|rejection| unreadable(&rejection))?.0;
+    ask(&sources.commands, What::Policy, force, caller).await.map(|done| Json(done.policy))
+}
+
+async fn ask(commands: &Commands, what: What, force: bool, caller: Caller) -> Result<Reloaded, Problem> {
     let (reply, answer) = oneshot::channel();
-    let wish = Reload { force, actor: caller.to_string(), reply };
-    sources.commands.reload.try_send(wish).map_err(|_| {
+    let wish = Reload { what, force, actor: caller.to_string(), reply };
+    commands.reload.try_send(wish).map_err(|_| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "another reload is under way; ask again in a moment")
     })?;
-    let answer = answer.await.map_err(|_| {
+    answer.await.map_err(|_| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is going away and reloads nothing")
-    })?;
-    Ok(Json(answer))
+    })
 }
 
 fn parse(target: &str) -> Result<Target, Problem> {
@@ -182,7 +206,7 @@ fn parse(target: &str) -> Result<Target, Problem> {
 }
 
 /// axum's own words are precise, and its status is kept.
-fn unreadable(rejection: &JsonRejection) -> Problem {
+pub(super) fn unreadable(rejection: &JsonRejection) -> Problem {
     Problem::new(rejection.status(), rejection.body_text())
 }
 

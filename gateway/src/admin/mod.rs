@@ -40,7 +40,7 @@ mod ui;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Commands, Outcome, Reload, Reloaded};
+pub use command::{Commands, Outcome, Reload, Reloaded, What};
 pub use server::{Admin, BindError};
 
 /// Settings of the admin listener; every value is usable as it stands.

@@ -1,23 +1,25 @@
 //! What is told of the policy: as it is, why it decides as it does, and what another would do to those who are connected.
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Query, State, rejection::JsonRejection, rejection::QueryRejection},
     http::{HeaderMap, StatusCode},
     response::Response,
     routing::{get, post},
 };
 use daemoneye_bridge::settings::Chain;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::task;
 
 use crate::{
     admin::{
         api::{self, Sources},
+        caller::Caller,
+        command::unreadable,
         problem::Problem,
     },
     policy::{
-        ActionError, Explanation, Impact,
+        ActionError, Explanation, Impact, ShadowView,
         command::{AskError, Asked, Candidate},
     },
 };
@@ -28,6 +30,7 @@ pub(super) fn routes() -> Router<Sources> {
         .route("/api/v1/policy", get(status))
         .route("/api/v1/policy/explain", get(explain))
         .route("/api/v1/policy/try", post(dry_run))
+        .route("/api/v1/policy/shadow", get(shadow).post(set_shadow))
 }
 
 async fn status(State(sources): State<Sources>, headers: HeaderMap) -> Response {
@@ -70,11 +73,46 @@ async fn dry_run(
     State(sources): State<Sources>,
     body: Result<Json<Trial>, JsonRejection>,
 ) -> Result<Json<Impact>, Problem> {
-    let Json(Trial { policy }) =
-        body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+    let Json(Trial { policy }) = body.map_err(|rejection| unreadable(&rejection))?;
     let candidate = policy.map_or(Candidate::File, Candidate::Text);
     // It reads the file, and judges everybody who is connected.
     let tried = task::spawn_blocking(move || sources.commands.policy.dry_run(&candidate)).await;
     let tried = tried.map_err(|_| Problem::internal("the policy could not be tried"))?;
     tried.map(Json).map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, Chain(&error).to_string()))
+}
+
+/// The policy that is judged beside the one in force.
+#[derive(Debug, Serialize)]
+struct Shadowed {
+    shadow: Option<ShadowView>,
+}
+
+async fn shadow(State(sources): State<Sources>, headers: HeaderMap) -> Response {
+    api::json(&Shadowed { shadow: sources.commands.policy.status().shadow }, None, &headers)
+}
+
+/// Which policy is to be judged beside the one in force.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Casting {
+    /// Its text; none is from now on if this is null.
+    policy: Option<String>,
+}
+
+/// The answer tells the new shadow, or what the one that ends came to.
+async fn set_shadow(
+    State(sources): State<Sources>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Json<Casting>, JsonRejection>,
+) -> Result<Json<Shadowed>, Problem> {
+    let Json(Casting { policy }) = body.map_err(|rejection| unreadable(&rejection))?;
+    let (desk, by) = (sources.commands.policy, caller.to_string());
+    tracing::info!(actor = by, on = policy.is_some(), "shadow of the policy asked for");
+    let cast = task::spawn_blocking(move || match policy {
+        Some(text) => desk.shadow(&Candidate::Text(text), &by).map(|()| desk.status().shadow),
+        None => Ok(desk.end_shadow(&by)),
+    });
+    let cast = cast.await.map_err(|_| Problem::internal("the policy could not be judged"))?;
+    cast.map(|shadow| Json(Shadowed { shadow }))
+        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, Chain(&error).to_string()))
 }

@@ -318,6 +318,7 @@ async fn strangers_texts_are_json_strings_and_nothing_more() {
         first: Timestamp::now(),
         last: Timestamp::now(),
         count: 1,
+        network: "192.0.2.0/24".to_owned(),
         address: "192.0.2.1".to_owned(),
         stage: "tls",
         reason: "unknown_issuer".to_owned(),

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::{sync::mpsc, task};
 
 use crate::{
-    admin::{Outcome, Reload, Reloaded},
+    admin::{Outcome, Reload, Reloaded, What},
     policy::{Applied, Force, command::Desk},
     state::audit::{Action, Audit, AuditError},
 };
@@ -33,8 +33,8 @@ impl Orders {
 
     /// Does what is asked for until nobody can ask any more.
     pub(super) async fn serve(self, mut asked: mpsc::Receiver<Reload>) {
-        while let Some(Reload { force, actor, reply }) = asked.recv().await {
-            let done = self.reload(force, &actor).await;
+        while let Some(Reload { what, force, actor, reply }) = asked.recv().await {
+            let done = self.reload(what, force, &actor).await;
             tracing::info!(actor, force, certificates = ?done.certificates, policy = ?done.policy, "reload asked for");
             if reply.send(done).is_err() {
                 tracing::debug!("who asked for a reload did not wait");
@@ -42,13 +42,16 @@ impl Orders {
         }
     }
 
-    async fn reload(&self, force: bool, actor: &str) -> Reloaded {
+    async fn reload(&self, what: What, force: bool, actor: &str) -> Reloaded {
         if force && let Err(error) = self.record(actor, Action::ReloadForced, json!({})).await {
             let refused = Outcome::Refused(Chain(&error).to_string());
             return Reloaded { certificates: refused.clone(), policy: refused };
         }
         let (order, force) = if force { (Order::Any, Force::Insist) } else { (Order::Forward, Force::Ask) };
-        let certificates = self.certificates(order, actor).await;
+        let certificates = match what {
+            What::All => self.certificates(order, actor).await,
+            What::Policy => Outcome::Unchanged,
+        };
         Reloaded { certificates, policy: self.policy(force, actor).await }
     }
 

@@ -276,8 +276,10 @@ pub struct Refusal {
     pub last: Timestamp,
     /// How often.
     pub count: u64,
-    /// Address of the last, or the prefix they share.
+    /// Address of the last.
     pub address: String,
+    /// The prefix that all of them share, such as `192.0.2.0/24`.
+    pub network: String,
     /// Which stage refused: `tls`, `identity`, `policy`.
     pub stage: &'static str,
     /// Stable reason code.

@@ -235,6 +235,7 @@ fn describe(refusal: &Refusal, now: Timestamp) -> snapshot::Refusal {
         last: now,
         count: 1,
         address: refusal.remote.ip().to_string(),
+        network: prefix(refusal.remote.ip()),
         stage: refusal.stage.as_str(),
         reason: refusal.reason.to_string(),
         detail: bounded(&refusal.detail),
@@ -266,6 +267,11 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
+fn prefix(address: IpAddr) -> String {
+    let network = network(address);
+    format!("{network}/{}", if network.is_ipv4() { 24 } else { 48 })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,7 +289,7 @@ mod tests {
         }
         let shown = book.show();
         assert_eq!((shown.total, shown.recent.len(), shown.recent[0].count), (9, 1, 9));
-        assert_eq!(shown.recent[0].address, "10.0.0.9");
+        assert_eq!((&*shown.recent[0].address, &*shown.recent[0].network), ("10.0.0.9", "10.0.0.0/24"));
         assert_eq!(shown.recent[0].detail.len(), 256);
     }
 

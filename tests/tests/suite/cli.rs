@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use daemoneye_gateway::pki::Leaf as Profile;
+use daemoneye_gateway::pki::{Authority, Leaf as Profile};
 use daemoneye_tests::{
     eventually,
     peer::{Credentials, Session},
-    world::{TRUST_DOMAIN, World},
+    world::{POLICY, TRUST_DOMAIN, World},
 };
 use serde_json::Value;
 
@@ -147,6 +147,90 @@ async fn a_reload_is_told_part_by_part_and_what_is_wrong_stays_out() {
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let text = String::from_utf8_lossy(&refused.stdout);
     assert!(text.contains("refused") && text.contains("policy.toml"), "{text}");
+}
+
+/// How often the audit has `action`.
+fn recorded(world: &World, action: &str) -> usize {
+    let text = fs::read_to_string(world.path("state/audit.jsonl")).unwrap_or_default();
+    text.matches(&format!("\"{action}\"")).count()
+}
+
+/// How the command ends, and what it prints.
+fn ends(world: &World, args: &[&str]) -> (Option<i32>, String) {
+    let output = cli(world, args);
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test]
+async fn a_policy_is_explained_tried_shadowed_held_back_and_forced() {
+    let mut world = world("");
+    world.start().await;
+    let mut leaver = connect(&world, &world.credentials("site-a", "netmond-1")).await.unwrap();
+    let _stayer = connect(&world, &world.credentials("site-a", "procmond-1")).await.unwrap();
+    let (topic, who) = ("events.process.start", "site-a/netmond-1");
+    let explained = says(&world, &["policy", "explain", who, "publish", topic]);
+    assert!(explained.starts_with("allowed: ") && explained.contains("line "), "{explained}");
+    let (code, denied) = ends(&world, &["policy", "explain", who, "publish", "control.nobody.may"]);
+    assert!(code == Some(3) && denied.starts_with("denied: "), "{denied}");
+
+    let next = world.path("next.toml");
+    fs::write(&next, POLICY.replace("\"*-*\"", "\"procmond-*\"")).unwrap();
+    let file = next.to_str().unwrap();
+    let tried = says(&world, &["policy", "try", file]);
+    assert!(tried.starts_with("would cut 1 of 2 connected") && tried.contains(who), "{tried}");
+    assert!(says(&world, &["policy", "shadow", "show"]).starts_with("no policy"));
+    says(&world, &["policy", "shadow", file]);
+    let shown = || says(&world, &["policy", "shadow", "show"]);
+    eventually("the shadow tells who could not connect", || shown().contains(who)).await;
+    assert!(shown().contains("deny"), "{}", shown());
+    says(&world, &["policy", "shadow", "off"]);
+    assert!(shown().starts_with("no policy"));
+
+    fs::copy(&next, world.path("policy.toml")).unwrap();
+    let (code, held) = ends(&world, &["policy", "apply"]);
+    assert!(code == Some(1) && held.contains("would cut 1 of 2"), "{held}");
+    assert_eq!((recorded(&world, "policy_applied"), recorded(&world, "reload_forced")), (0, 0));
+    let applied = says(&world, &["policy", "apply", "--force"]);
+    assert!(applied.contains("changed") && applied.contains("generation 2"), "{applied}");
+    let cut = tokio::time::timeout(Duration::from_secs(1), leaver.ended()).await;
+    assert!(cut.is_ok(), "it was cut within a second of the command's end");
+    eventually("it is in the audit", || recorded(&world, "policy_applied") > 0).await;
+    // Whatever is written next comes after a second entry, if there were one.
+    says(&world, &["deny", "add", "--identity", "site-a/x", "--reason", "later"]);
+    assert_eq!((recorded(&world, "policy_applied"), recorded(&world, "reload_forced")), (1, 1));
+    assert_eq!(world.json("/api/v1/policy")["history"][0]["cut"], 1);
+}
+
+#[tokio::test]
+async fn anchors_that_cut_too_many_wait_for_force_and_are_recorded_once() {
+    let mut world = world("");
+    let other = Authority::root("Another root").unwrap();
+    let anchors = fs::read_to_string(world.path("tls/anchors.pem")).unwrap();
+    fs::write(world.path("tls/anchors.pem"), [anchors.as_str(), other.root_pem()].concat()).unwrap();
+    world.start().await;
+    let of_other = Profile::collector(TRUST_DOMAIN, "site-a", "procmond-2");
+    let of_other = world.credentials_of(&other, &of_other);
+    let mut leaver = connect(&world, &of_other).await.unwrap();
+    let _stayer = connect(&world, &world.credentials("site-a", "procmond-1")).await.unwrap();
+    fs::write(world.path("tls/anchors.pem"), anchors).unwrap();
+    let (code, held) = ends(&world, &["reload"]);
+    assert!(code == Some(1) && held.contains("would cut 1 of 2 connected"), "{held}");
+    let health = || ends(&world, &["health"]).1;
+    eventually("health says so", || health().contains("degraded") && health().contains("would cut 1 of 2"))
+        .await;
+    assert!(connect(&world, &of_other).await.is_some(), "the old anchors are in force");
+    let forced = says(&world, &["reload", "--force"]);
+    assert!(forced.contains("anchors"), "{forced}");
+    let cut = tokio::time::timeout(Duration::from_secs(1), leaver.ended()).await;
+    assert!(cut.is_ok(), "it was cut within a second of the command's end");
+    assert!(connect(&world, &of_other).await.is_none());
+    eventually("it is in the audit", || recorded(&world, "material_reloaded") > 0).await;
+    says(&world, &["deny", "add", "--identity", "site-a/x", "--reason", "later"]);
+    assert_eq!((recorded(&world, "material_reloaded"), recorded(&world, "reload_forced")), (1, 1));
+    let text = fs::read_to_string(world.path("state/audit.jsonl")).unwrap();
+    let entry = text.lines().find(|line| line.contains("material_reloaded")).unwrap();
+    assert!(entry.contains("uid "), "who did it is told: {entry}");
+    eventually("health recovers", || !health().contains("would cut")).await;
 }
 
 #[tokio::test]

@@ -117,20 +117,23 @@ function showDenied({ entries }) {
   ]), "Nobody.");
 }
 
-function showCertificates({ certificates, collectors, forecast }) {
+function showCertificates({ certificates, collectors, forecast, lists }) {
   fill("forecast", ["gateway", "collectors"].map((whose) => {
     const counts = forecast[whose];
     return [whose, counts.expired, counts.in_1d, counts.in_7d, counts.in_30d];
   }), "");
   const own = certificates.map((c) => [c.role, c.subject, c.issuer, left(c.not_after), c.not_after]);
   const theirs = collectors.map((c) => [c.peer, c.subject, c.issuer, left(c.expires), c.expires]);
+  fill("lists", lists.map((l) => [
+    l.issuer, l.number, when(l.this_update), l.next_update, l.entries, word(l.status === "fresh" ? "healthy" : "degraded"), l.status, l.source,
+  ]), "None.");
   fill("certificates", own.concat(theirs.slice(0, 200)), "None.");
 }
 
 function showRefusals({ total, recent }) {
   byId("refused-count").textContent = total ? number.format(total) : "";
   fill("refused", recent.slice(0, 100).map((r) => [
-    when(r.last), r.address, r.stage, r.reason, r.hint ? r.detail + " — " + r.hint : r.detail, r.count,
+    when(r.last), r.count > 1 ? r.address + " of " + r.network : r.address, r.stage, r.reason, r.hint ? r.detail + " — " + r.hint : r.detail, r.count,
   ]), "Nobody.");
 }
 

@@ -62,6 +62,7 @@ fn text(certificates: &Value, now: OffsetDateTime) -> String {
         text.push('\n');
         text.push_str(&table(&["COLLECTOR", "LEFT", "UNTIL", "ISSUER", "SERIAL"], collectors));
     }
+    text.push_str(&lists(certificates));
     text.push('\n');
     text.push_str(&forecast(certificates));
     if let Some(refused) = certificates.get("refused").filter(|refused| !refused.is_null()) {
@@ -71,6 +72,25 @@ fn text(certificates: &Value, now: OffsetDateTime) -> String {
         text.push_str(&table(&["LAST RELOAD", "SINCE", "WHY"], vec![row]));
     }
     text
+}
+
+/// The revocation lists, if there are any.
+fn lists(certificates: &Value) -> String {
+    let rows: Vec<_> = list(certificates, "lists")
+        .map(|each| {
+            let mut row = cells(each, &["issuer", "number", "status"]);
+            row.extend([
+                when(each, "this_update"),
+                when(each, "next_update"),
+                number(each, "entries").to_string(),
+            ]);
+            row
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!("\n{}", table(&["REVOCATION LIST OF", "NUMBER", "STATUS", "ISSUED", "NEXT DUE", "ENTRIES"], rows))
 }
 
 fn forecast(certificates: &Value) -> String {
@@ -131,9 +151,17 @@ mod tests {
                 "not_after": "2030-01-01T00:00:00Z",
             }],
             "forecast": {"gateway": {"in_30d": 1}},
+            "lists": [{
+                "issuer": "CN=\u{1b}corp", "number": "2a", "status": "grace", "entries": 7,
+                "this_update": "2026-01-01T10:30:00Z", "next_update": "2026-01-02T10:30:00Z",
+            }],
         });
         let text = text(&certificates, OffsetDateTime::UNIX_EPOCH);
         assert!(!text.contains(['\u{1b}', '\u{7}']), "{text}");
+        let listed = text.lines().find(|line| line.contains("corp")).unwrap();
+        for word in ["2a", "grace", "2026-01-01 10:30Z", "2026-01-02 10:30Z", "7"] {
+            assert!(listed.contains(word), "{listed}");
+        }
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
     }
 }

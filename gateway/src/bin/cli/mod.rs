@@ -15,6 +15,7 @@ mod certs;
 mod collectors;
 mod deny;
 mod health;
+mod live;
 mod pki;
 mod policy;
 mod refusals;

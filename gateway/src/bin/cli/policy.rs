@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{
     client::Gateway,
+    live,
     output::{Format, cells, list, printable, text_of},
 };
 
@@ -36,6 +37,24 @@ enum Ask {
     Explain(Explain),
     /// Says what a new policy would change, identity by identity.
     Diff(Diff),
+    /// Says whom a policy would cut of those who are connected; nothing is applied.
+    Try {
+        /// The policy; what the gateway's own file says now, if not said.
+        file: Option<PathBuf>,
+    },
+    /// Puts the gateway's policy file in force; exit code 1 if it is refused or waits for --force.
+    Apply {
+        /// Even if more than a fifth of the connected are cut; this stands in the audit.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Judges a policy beside the one in force, and enforces nothing of it: a file, `off` to end that, `show` for what it
+    /// would decide otherwise.
+    Shadow {
+        /// The policy file, `off` or `show`; a file of such a name is `./off`.
+        #[arg(value_name = "FILE|off|show")]
+        what: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +97,9 @@ impl Policies {
             Ask::Check { file } => check(&file, format),
             Ask::Diff(diff) => diff.run(gateway, format),
             Ask::Explain(explain) => explain.run(gateway, format),
+            Ask::Try { file } => live::dry_run(file.as_deref(), gateway, format),
+            Ask::Apply { force } => live::apply(force, gateway, format),
+            Ask::Shadow { what } => live::shadow(&what, gateway, format),
         }
     }
 }

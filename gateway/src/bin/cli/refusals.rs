@@ -38,8 +38,10 @@ fn one(refusal: &Value) -> String {
             text.extend(["    ", &format!("{label:<9}"), " ", &line, "\n"]);
         }
     };
+    if times > 1 {
+        say("from", text_of(refusal, "network"));
+    }
     say("what", text_of(refusal, "detail"));
-    say("link", text_of(refusal, "link"));
     say("hint", text_of(refusal, "hint"));
     let chain: Vec<&Value> = list(refusal, "chain").collect();
     if !chain.is_empty() {
@@ -87,7 +89,7 @@ mod tests {
             "not_before": "2026-01-01T00:00:00Z", "not_after": "2026-02-01T00:00:00Z",
         }]);
         let refusals = json!({"total": 7, "recent": [{
-            "last": "2026-01-05T00:00:00Z", "address": "192.0.2.1", "stage": "tls", "reason": "unknown_issuer",
+            "last": "2026-01-05T00:00:00Z", "address": "192.0.2.1", "network": "192.0.2.0/24", "stage": "tls", "reason": "unknown_issuer",
             "count": 7, "detail": "x ".repeat(90), "hint": "put it into ca_file", "possession_proven": false,
             "chain": chain,
         }]});
@@ -97,6 +99,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("    hint      put it into ca_file\n"), "{text}");
+        assert!(text.contains("    from      192.0.2.0/24\n"), "{text}");
         assert!(text.contains("possession not proven"), "{text}");
         assert!(text.contains("CN=\\u{1b}[31m<b>evil</b>; by CN=Nobody; serial 0a"), "{text}");
         assert!(!text.contains('\u{1b}') && text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");

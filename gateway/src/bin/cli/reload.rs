@@ -13,7 +13,8 @@ use crate::cli::{
 /// How to reload.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Reload {
-    /// Also puts in force what is held back, such as a revocation list that goes back; this stands in the audit.
+    /// Also puts in force what is held back: a revocation list that goes back, anchors or a policy that cut more than a fifth
+    /// of the connected; this stands in the audit.
     #[arg(long)]
     force: bool,
 }
