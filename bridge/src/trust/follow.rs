@@ -6,10 +6,12 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use crate::trust::Plan;
+use tokio::time::Instant;
+
+use crate::trust::{LoadError, Plan, Reload};
 
 /// What every file of a plan looks like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,3 +99,25 @@ impl Hangup {
         std::future::pending::<()>().await;
     }
 }
+
+/// When a reload that failed is tried again although no file has changed: what was wrong may have been a clock that is
+/// right by now, or a file system that did not answer.
+#[derive(Debug, Default)]
+pub(super) struct Again(Option<(Instant, Duration)>);
+
+impl Again {
+    pub(super) fn is_due(&self) -> bool {
+        self.0.is_some_and(|(due, _)| due <= Instant::now())
+    }
+
+    pub(super) fn after(&mut self, outcome: &Result<Reload, LoadError>) {
+        let wait = self.0.map_or(FIRST_AGAIN, |(_, wait)| wait.saturating_mul(2).min(LAST_AGAIN));
+        self.0 = outcome.is_err().then(|| (Instant::now() + wait, wait));
+    }
+}
+
+/// How long after a failed reload the first attempt is made that nothing asked for; it doubles up to the next.
+const FIRST_AGAIN: Duration = Duration::from_secs(5);
+
+/// The longest time between two such attempts.
+const LAST_AGAIN: Duration = Duration::from_mins(5);

@@ -11,15 +11,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{
-    sync::watch,
-    task,
-    time::{self, Instant},
-};
+use tokio::{sync::watch, task, time};
 
 use crate::trust::{
     Files, LoadError, Material, Part, Plan, Role, Veto,
-    follow::{Hangup, Marks},
+    follow::{Again, Hangup, Marks},
     revocation::{self, Difference, FetchError, Order},
 };
 
@@ -359,28 +355,6 @@ impl Store {
         task::spawn_blocking(move || Marks::of(&inner.plan)).await.unwrap_or_default()
     }
 }
-
-/// When a reload that failed is tried again although no file has changed: what was wrong may have been a clock that is
-/// right by now, or a file system that did not answer.
-#[derive(Debug, Default)]
-struct Again(Option<(Instant, Duration)>);
-
-impl Again {
-    fn is_due(&self) -> bool {
-        self.0.is_some_and(|(due, _)| due <= Instant::now())
-    }
-
-    fn after(&mut self, outcome: &Result<Reload, LoadError>) {
-        let wait = self.0.map_or(FIRST_AGAIN, |(_, wait)| wait.saturating_mul(2).min(LAST_AGAIN));
-        self.0 = outcome.is_err().then(|| (Instant::now() + wait, wait));
-    }
-}
-
-/// How long after a failed reload the first attempt is made that nothing asked for; it doubles up to the next.
-const FIRST_AGAIN: Duration = Duration::from_secs(5);
-
-/// The longest time between two such attempts.
-const LAST_AGAIN: Duration = Duration::from_mins(5);
 
 /// The shortest time between two looks.
 const SHORTEST: Duration = Duration::from_millis(50);
