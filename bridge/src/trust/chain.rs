@@ -77,8 +77,8 @@ impl Anchors {
 
     fn hear(&self, trial: &Trial<'_>) -> Result<VerifiedChain, Finding> {
         let scene = trial.others.iter().flatten().collect::<Vec<_>>();
-        let scene = Scene { leaf: trial.leaf, others: &scene, anchors: self };
         let claim = trial.claim;
+        let scene = Scene { leaf: trial.leaf, others: &scene, anchors: self, role: claim.role };
         let leaf = EndEntityCert::try_from(claim.leaf).map_err(|error| scene.finding(&error))?;
         let usage = match claim.role {
             Role::Client => KeyUsage::client_auth(),

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::pki_types::UnixTime;
 
 use crate::trust::{
-    Finding, RefusalReason,
+    Finding, RefusalReason, Role,
     anchor::Anchors,
     finding::quoted,
     profile::{self, Exhibit, Place, Signature},
@@ -22,6 +22,8 @@ pub(super) struct Scene<'a> {
     /// As presented; those that cannot be read left out.
     pub(super) others: &'a [&'a Exhibit],
     pub(super) anchors: &'a Anchors,
+    /// What they were presented for.
+    pub(super) role: Role,
 }
 
 impl<'a> Scene<'a> {
@@ -174,15 +176,10 @@ impl<'a> Scene<'a> {
     }
 
     fn purpose(&self) -> Finding {
-        let says = "has an extended key usage that leaves out what is needed";
-        let (place, exhibit) = self
-            .all()
-            .find(|(_, exhibit)| {
-                let certificate = exhibit.certificate();
-                !certificate.is_for_clients() && !certificate.is_for_servers()
-            })
-            .unwrap_or((Place::Leaf, self.leaf));
-        exhibit.finding(place, RefusalReason::WrongPurpose, says)
+        let says = format!("has an extended key usage that leaves out {}", self.role.purpose());
+        let wrong = self.all().find(|(_, exhibit)| profile::leaves_out(self.role, exhibit));
+        let (place, exhibit) = wrong.unwrap_or((Place::Leaf, self.leaf));
+        exhibit.finding(place, RefusalReason::WrongPurpose, &says)
     }
 }
 

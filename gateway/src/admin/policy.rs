@@ -108,9 +108,9 @@ async fn set_shadow(
     let Json(Casting { policy }) = body.map_err(|rejection| unreadable(&rejection))?;
     let (desk, by) = (sources.commands.policy, caller.to_string());
     tracing::info!(actor = by, on = policy.is_some(), "shadow of the policy asked for");
-    let cast = task::spawn_blocking(move || match policy {
-        Some(text) => desk.shadow(&Candidate::Text(text), &by).map(|()| desk.status().shadow),
-        None => Ok(desk.end_shadow(&by)),
+    let cast = task::spawn_blocking(move || {
+        let Some(text) = policy else { return Ok(desk.end_shadow(&by)) };
+        desk.shadow(&Candidate::Text(text), &by).map(|()| desk.status().shadow)
     });
     let cast = cast.await.map_err(|_| Problem::internal("the policy could not be judged"))?;
     cast.map(|shadow| Json(Shadowed { shadow }))

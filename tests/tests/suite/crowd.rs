@@ -177,7 +177,7 @@ impl Victim {
         let (channel, end) = credentials.witnessed(world.address).await.unwrap();
         let stream = Uuid::new_v4();
         let (mut session, _) = Session::open(channel, vec![new_stream(stream)]).await.unwrap();
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             return Self::Idle(session, end);
         }
         let say = session.say.clone();
@@ -242,13 +242,13 @@ fn has_ended(session: &mut Session) -> bool {
 }
 
 /// A world whose collectors are of `revoker`, with room for 20,000; returns its anchors and the place of the list.
-async fn roomy(revoker: &Revoker, revoked: Range<u64>) -> (World, String, PathBuf) {
+async fn roomy(authority: &Revoker, revoked: Range<u64>) -> (World, String, PathBuf) {
     let room = "[session]\nmax_sessions = 20000\nmax_sessions_per_site = 20000\n";
     let mut world = world(&format!("{room}{UNHEARD}"));
     let config = fs::read_to_string(world.path("gateway.toml")).unwrap();
     let config = config.replace("max_connections = 2000", "max_connections = 20000");
     fs::write(world.path("gateway.toml"), config).unwrap();
-    let (anchors, list) = revoker.trusted_by(&world, revoked);
+    let (anchors, list) = authority.trusted_by(&world, revoked);
     world.start().await;
     (world, anchors, list)
 }

@@ -20,6 +20,7 @@ use crate::trust::{Anchor, Certificate, CertificateError, Finding, MAX_CHAIN, Re
 
 pub(super) use self::{
     facts::Facts,
+    purpose::leaves_out,
     rules::{Place, RULES, Rule},
     strength::Signature,
 };

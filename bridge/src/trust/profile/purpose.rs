@@ -16,6 +16,11 @@ impl Purposes {
     }
 }
 
+/// Whether a certificate names purposes and the one that `role` needs is not among them.
+pub(in crate::trust) fn leaves_out(role: Role, exhibit: &Exhibit) -> bool {
+    exhibit.facts().purposes.is_some_and(|purposes| !purposes.suits(role))
+}
+
 /// What is wrong with the purposes of the leaf.
 pub(super) fn of_leaf(role: Role, leaf: &Exhibit) -> Option<Finding> {
     let (reason, says) = match leaf.facts().purposes {

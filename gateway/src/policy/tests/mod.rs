@@ -270,8 +270,8 @@ fn an_authority_goes_by_its_configured_name_else_by_its_subject() {
     let files = trust::Files { cert_file: own.certificate, key_file: own.key, ca_file };
     let rights = trust::Rights::new("corp", &["site-a".to_owned()], &[]).unwrap().into();
     let anchors = vec![trust::AnchorFile { ca_file: limited, rights }];
-    let plan = trust::Plan { anchors, ..trust::Plan::new(files, trust::Role::Server) };
-    let material = trust::Material::load_all(&plan).unwrap();
+    let whole = trust::Plan { anchors, ..trust::Plan::new(files, trust::Role::Server) };
+    let material = trust::Material::load_all(&whole).unwrap();
     let directory = Directory::new(crate::identity::Config::default(), crate::identity::Metrics::default());
     let roles = |authority: &pki::Authority| {
         let leaf = pki::Leaf::collector("daemoneye.internal", "site-a", "x");
