@@ -163,7 +163,7 @@ impl Ear {
                     && matches!(time::timeout(Duration::from_secs(10), confirmed).await, Ok(Ok(Ok(()))))
                 {
                     self.connected.store(true, Ordering::Release);
-                    let leaves = self.listen(&events).await;
+                    let leaves = self.listen(&mut client, &events).await;
                     if leaves && self.say_goodbye(&mut client, &events).await {
                         return;
                     }
@@ -176,7 +176,10 @@ impl Ear {
     }
 
     /// Enters what is heard until the broker goes, or the engine shall leave.
-    async fn listen(&self, events: &EventChannel) -> bool {
+    async fn listen(&self, client: &mut Client, events: &EventChannel) -> bool {
+        // busrt's client says nothing by itself, and its broker sends away who says nothing: what is published then, while
+        // the engine is on its way back, is heard by nobody.
+        let mut pulse = time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
                 frame = events.recv() => match frame {
@@ -184,6 +187,11 @@ impl Ear {
                     Err(_) => return false,
                 },
                 () = self.leave.notified() => return true,
+                _ = pulse.tick() => {
+                    if client.ping().await.is_err() {
+                        return false;
+                    }
+                }
             }
         }
     }
