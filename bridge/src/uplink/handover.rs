@@ -19,7 +19,7 @@ use std::{
 };
 
 use rustls::pki_types::UnixTime;
-use tokio::time;
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -167,9 +167,12 @@ impl Keeper {
     /// Waits until another connection is wanted, and makes it; `None` if it is wanted at once and cannot be made.
     async fn prepare(&self, gateway: &Gateway, used: &Material, retired: &CancellationToken) -> Option<Line> {
         let mut material = self.store.watch();
+        // A gateway that sends everybody on at once must not keep leaves dialling without a pause.
+        let soonest = Instant::now() + SHORTEST;
         loop {
             let is_renewed = !material.borrow_and_update().material().has_same_key(used);
             if is_renewed || retired.is_cancelled() {
+                time::sleep_until(soonest).await;
                 match Box::pin(self.connect(gateway)).await {
                     Ok(line) => return Some(line),
                     Err(failure) => {
@@ -215,6 +218,9 @@ impl Keeper {
         }
     }
 }
+
+/// How long a session is served before its connection is exchanged for another.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// How often the wall clock is looked at.
 const LOOK: Duration = Duration::from_secs(30);

@@ -150,7 +150,7 @@ impl Keeper {
                 Ok(Attempt::Ended(End::Drained { after, alternatives })) => {
                     self.preferred = self.allowed(&alternatives);
                     self.leaving = Some(gateway);
-                    return Next::Again(after.min(LONGEST_DRAIN));
+                    return Next::Again(after.clamp(SHORTEST_DRAIN, LONGEST_DRAIN));
                 }
                 Ok(Attempt::Ended(End::Moved)) => return Next::Again(Duration::ZERO),
                 Ok(Attempt::Renewed) if self.backoff.failures() < MOST_RENEWALS => {
@@ -356,6 +356,9 @@ const SERVED: Duration = Duration::from_secs(10);
 
 /// A drain may keep us away for no longer, whatever the gateway says.
 const LONGEST_DRAIN: Duration = Duration::from_mins(5);
+
+/// How long it stays away at the least: a gateway that sends everybody away at once is not to be asked without a pause.
+const SHORTEST_DRAIN: Duration = Duration::from_millis(100);
 
 /// New streams in a row after which something else is wrong.
 const MOST_RENEWALS: u32 = 5;
