@@ -14,6 +14,7 @@ mod limits;
 mod outage;
 mod publish;
 mod refused;
+mod revocation;
 mod revoke;
 mod rotation;
 

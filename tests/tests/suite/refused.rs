@@ -22,9 +22,9 @@ use serde_json::Value;
 
 use crate::{CLI, world};
 
-const DENIED: Told = Told::Alert(AlertDescription::AccessDenied);
+pub(crate) const DENIED: Told = Told::Alert(AlertDescription::AccessDenied);
 
-const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
 /// One row: what is shown, and the code of its refusal; none where it gets in.
 struct Row {
@@ -38,7 +38,7 @@ fn no(what: &'static str, reason: &'static str, shown: Shown) -> Row {
 }
 
 /// As it is.
-fn same(_: &mut CertificateParams) {}
+pub(crate) fn same(_: &mut CertificateParams) {}
 
 /// Adds roots to those that `world` trusts, and settings to its TLS; returns the root of the gateway.
 fn trust(world: &World, roots: &[&Forger], tls: &str, tables: &str) -> String {
@@ -101,7 +101,7 @@ async fn told(world: &World, rows: &[Row]) {
 }
 
 /// What an operator is told to do about it.
-fn hint(reason: &str) -> &'static str {
+pub(crate) fn hint(reason: &str) -> &'static str {
     let all = RefusalReason::ALL.iter();
     let hint = all.copied().find(|known| known.as_str() == reason).expect("the code is a known one").hint();
     assert!(!hint.is_empty());
@@ -144,7 +144,7 @@ fn depth(most: u8) -> impl Fn(&mut CertificateParams) {
     move |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(most))
 }
 
-fn serial(serial: u64) -> impl Fn(&mut CertificateParams) {
+pub(crate) fn serial(serial: u64) -> impl Fn(&mut CertificateParams) {
     move |params| params.serial_number = Some(serial.into())
 }
 
@@ -297,7 +297,7 @@ fn twins(name: &str, first: &'static str, second: &'static str) -> ([Forger; 2],
 }
 
 /// A file for `tls_config`, as TOML.
-fn file(world: &World, name: &str, text: &str) -> String {
+pub(crate) fn file(world: &World, name: &str, text: &str) -> String {
     let path = world.path(name);
     fs::write(&path, text).unwrap();
     format!("\"{}\"", path.display())
