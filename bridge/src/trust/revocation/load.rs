@@ -87,7 +87,7 @@ impl Lists {
             let new = offered.known.get(&key).map(Arc::clone).unwrap_or_default();
             let heir = |old: &&Listed| new.iter().any(|new| new.crl().scope() == old.crl().scope());
             if let Some(gone) = before.iter().find(|old| **old.source() == *place && !heir(old)) {
-                return Err(ListsError::Withdrawn { issuer: cut(gone.crl().issuer()) });
+                return Err(withdrawn(gone));
             }
             let replaced: Vec<Listed> = before.iter().filter(heir).cloned().collect();
             forward(&replaced, &new)?;
@@ -185,11 +185,12 @@ impl Lists {
         self.not_ahead(now)?;
         for (key, before) in older.in_force() {
             // Whoever is no issuer of ours any more has nothing to say.
-            let Some(issuer) = self.issuers.iter().find(|issuer| *issuer.key() == key) else { continue };
+            if !self.issuers.iter().any(|issuer| *issuer.key() == key) {
+                continue;
+            }
             match self.known.get(&key) {
                 Some(lists) => forward(&before, lists)?,
-                None if before.is_empty() => {}
-                None => return Err(ListsError::Withdrawn { issuer: cut(issuer.subject()) }),
+                None => before.first().map_or(Ok(()), |gone| Err(withdrawn(gone)))?,
             }
         }
         Ok(())
@@ -231,6 +232,10 @@ fn forward(before: &[Listed], lists: &[Listed]) -> Result<(), ListsError> {
         }
     }
     Ok(())
+}
+
+fn withdrawn(gone: &Listed) -> ListsError {
+    ListsError::Withdrawn { issuer: cut(gone.crl().issuer()), path: gone.source().to_path_buf() }
 }
 
 fn cut(text: &str) -> String {
@@ -284,11 +289,14 @@ pub enum ListsError {
     },
     /// The list in force is not there any more.
     #[error(
-        "the revocation list of {issuer:?}, which is in force, is gone: put it back, or force the reload"
+        "the revocation list of {issuer:?}, which is in force, is gone from {}: put it back, or a newer one by the same key, or force the reload",
+        path.display()
     )]
     Withdrawn {
         /// Whose.
         issuer: String,
+        /// Which file it came from.
+        path: PathBuf,
     },
 }
 
