@@ -201,18 +201,22 @@ async fn a_list_that_goes_stale_cuts_nobody_who_is_there() {
     // Nor does a newer list that is stale as well, by which all are judged again.
     let newer = root.crl(2, from_to(Duration::minutes(-4), Duration::minutes(-3)), &[]).unwrap();
     fs::write(world.path("r.crl"), newer).unwrap();
-    in_force(&world, 2).await;
+    loaded(&world, 2, "stale").await;
     session.say(link_request::Frame::Ping(Ping { nonce: 7 })).await;
     while !matches!(session.next().await.expect("it stays"), link_response::Frame::Pong(_)) {}
 }
 
-/// Waits until a list of this number is in force.
-async fn in_force(world: &World, number: u64) {
+/// Waits until a list of this number is loaded and is called so.
+async fn loaded(world: &World, number: u64, status: &str) {
     let mut certificates = Value::Null;
     let number = format!("{number:02x}");
-    within(std::time::Duration::from_secs(5), "the list is in force", || {
+    within(std::time::Duration::from_secs(5), "the list is loaded", || {
         certificates = world.json("/api/v1/certificates");
-        certificates["lists"].as_array().unwrap().iter().any(|list| list["number"] == number)
+        certificates["lists"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|list| list["number"] == number && list["status"] == status)
     })
     .await;
 }
@@ -237,25 +241,20 @@ async fn a_list_that_goes_back_or_is_of_the_future_or_forged_stays_out_and_the_o
     let der = |pem: &str| CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec();
     let mut forged = der(&root.list(6, [-30, 60], &[]));
     *forged.last_mut().unwrap() ^= 1;
-    let named = path.display().to_string();
+    let about = path.display().to_string();
     let cases = [
-        ("lower number", der(&older), named.as_str(), "is older than the one in force (number 05)"),
-        ("older thisUpdate", der(&root.list(6, [-90, 60], &[])), &named, "is older than the one in force"),
-        ("of the future", der(&root.list(6, [10, 60], &[])), &named, "is of the future"),
-        ("forged", forged, &named, "its signature is not by the key of the issuer that it names"),
-        (
-            "foreign key",
-            der(&foreign.list(6, [-30, 60], &[])),
-            "CN=Root of lists",
-            "which is in force, is gone",
-        ),
+        ("lower number", der(&older), "is older than the one in force (number 05)"),
+        ("older thisUpdate", der(&root.list(6, [-90, 60], &[])), "is older than the one in force"),
+        ("of the future", der(&root.list(6, [10, 60], &[])), "is of the future"),
+        ("forged", forged, "its signature is not by the key of the issuer that it names"),
+        ("foreign key", der(&foreign.list(6, [-30, 60], &[])), "which is in force, is gone"),
     ];
     let revoked = root.issue("revoked", serial(7));
-    for (number, (what, list, about, why)) in (1..).zip(cases) {
+    for (number, (what, list, why)) in (1..).zip(cases) {
         fs::write(&path, list).unwrap();
         eventually(&format!("health tells of {what}"), || {
             let (status, message) = health(&world);
-            status == "degraded" && message.contains(about) && message.contains(why)
+            status == "degraded" && message.contains(&about) && message.contains(why)
         })
         .await;
         println!("{what}: {}", health(&world).1);
@@ -268,10 +267,16 @@ async fn a_list_that_goes_back_or_is_of_the_future_or_forged_stays_out_and_the_o
         fs::write(&path, &good).unwrap();
         eventually(&format!("health is well again after {what}"), || health(&world).0 == "healthy").await;
     }
+    // Beside the good one, a list by a foreign key revokes nobody.
+    fs::write(&path, [good.as_str(), &foreign.list(6, [-30, 60], &[8])].concat()).unwrap();
+    loaded(&world, 6, "waiting").await;
+    assert_eq!(tried(&world, &revoked, [5, 99]).await, DENIED);
+    assert_eq!(tried(&world, &root.issue("other", serial(8)), [5, 99]).await, Told::In);
+    assert_eq!(health(&world).0, "healthy");
     fs::write(&path, older).unwrap();
     let (code, said) = reload(&world, &["--force"]);
     assert_eq!(code, Some(0), "{said}");
-    in_force(&world, 4).await;
+    loaded(&world, 4, "fresh").await;
     assert_eq!(
         tried(&world, &revoked, [5, 100]).await,
         Told::In,
@@ -299,7 +304,7 @@ async fn who_is_revoked_resumes_nothing() {
         assert_eq!(first, (Told::In, Some(HandshakeKind::Full)));
     }
     fs::write(world.path("r.crl"), root.list(2, [-30, 60], &[1, 2])).unwrap();
-    in_force(&world, 2).await;
+    loaded(&world, 2, "fresh").await;
     for ([revoked, other], number) in configs.iter().zip([1, 3]) {
         let again = knock(revoked, network([6, number]), world.address).await;
         assert_eq!(again, (DENIED, Some(HandshakeKind::Full)));
