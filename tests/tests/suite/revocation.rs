@@ -182,7 +182,7 @@ async fn a_list_that_goes_stale_cuts_nobody_who_is_there() {
     let root = Authority::root("Soon late").unwrap();
     let now = OffsetDateTime::now_utc();
     let from_to = |from: Duration, until: Duration| Validity::between(now + from, now + until);
-    let list = root.crl(1, from_to(Duration::minutes(-5), Duration::seconds(4)), &[]).unwrap();
+    let list = root.crl(1, from_to(Duration::minutes(-5), Duration::hours(1)), &[]).unwrap();
     fs::write(world.path("tls/anchors.pem"), root.root_pem()).unwrap();
     let tls = format!("crl = [{}]\nrevocation = \"required\"", file(&world, "r.crl", &list));
     set(&world, TLS, &format!("{TLS}{tls}\n"));
@@ -190,6 +190,9 @@ async fn a_list_that_goes_stale_cuts_nobody_who_is_there() {
     let own = world.credentials_of(&root, &Profile::collector(TRUST_DOMAIN, "site-a", "procmond-1"));
     let channel = own.channel(world.address).await.expect("the list is fresh");
     let (mut session, _) = Session::open(channel, vec![]).await.unwrap();
+    // In force for as long as is left of three seconds; where none is, it comes stale.
+    let due = root.crl(2, from_to(Duration::minutes(-4), Duration::seconds(3)), &[]).unwrap();
+    fs::write(world.path("r.crl"), due).unwrap();
     eventually("the list is stale", || health(&world).1.contains("is out of date")).await;
     let late = root.issue(&Profile::collector(TRUST_DOMAIN, "site-a", "procmond-2")).unwrap();
     let late = Shown { chain: vec![late.der().to_vec().into()], key: late.key_der().to_vec() };
@@ -199,9 +202,9 @@ async fn a_list_that_goes_stale_cuts_nobody_who_is_there() {
     assert_eq!(got, DENIED);
     told(&world, [4, 1], "crl_stale", 1).await;
     // Nor does a newer list that is stale as well, by which all are judged again.
-    let newer = root.crl(2, from_to(Duration::minutes(-4), Duration::minutes(-3)), &[]).unwrap();
+    let newer = root.crl(3, from_to(Duration::minutes(-3), Duration::minutes(-2)), &[]).unwrap();
     fs::write(world.path("r.crl"), newer).unwrap();
-    loaded(&world, 2, "stale").await;
+    loaded(&world, 3, "stale").await;
     session.say(link_request::Frame::Ping(Ping { nonce: 7 })).await;
     while !matches!(session.next().await.expect("it stays"), link_response::Frame::Pong(_)) {}
 }
