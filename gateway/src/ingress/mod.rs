@@ -1,6 +1,6 @@
 //! The way in: a socket, a handshake and a name, in this order.
 //!
-//! [`admit`] is the first half of the data path in one function. [`Ingress::run`] does it for every connection, each in a
+//! `Gate::admit` is the first half of the data path in one function. [`Ingress::run`] does it for every connection, each in a
 //! task of its own, so that a slow stranger holds up nobody.
 //!
 //! A peer that comes over a cap, or too often, is admitted all the same if there is room to tell it so.

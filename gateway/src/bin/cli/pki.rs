@@ -66,7 +66,7 @@ struct Init {
     /// Beginning of the names of both authorities.
     #[arg(long, default_value = "DaemonEye development")]
     name: String,
-    /// Trust domain of the collectors' SPIFFE URIs, as in the gateway's [identity].
+    /// Trust domain of the collectors' SPIFFE URIs, as in the gateway's `[identity]`.
     #[arg(long, default_value = "daemoneye.internal")]
     trust_domain: String,
     /// Domain of the collectors' DNS names.
