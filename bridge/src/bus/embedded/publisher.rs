@@ -224,7 +224,7 @@ impl Publisher {
         let speaker = self.ports.get_mut(&batch.port)?;
         put(&self.core, &mut speaker.client, &batch.events, &topics).await;
         // Somebody may have unsubscribed since the topics were resolved: he will pass the barrier, and has not heard it.
-        let Some(topics) = topics.iter().map(delivered).collect::<Option<Vec<_>>>() else {
+        let Some(topics) = topics.into_iter().map(delivered).collect::<Option<Vec<_>>>() else {
             return Some((batch, Wait::Full));
         };
         confirm(&self.core, batch, &topics, groups);

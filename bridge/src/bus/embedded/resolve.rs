@@ -62,11 +62,11 @@ impl Resolved {
 
 /// What `topic` means once something was published to it: without those of its audience who have given up hearing
 /// something meanwhile, for the broker may not have delivered to them. `None` if that is everybody.
-pub(super) fn delivered(topic: &Arc<Resolved>) -> Option<Arc<Resolved>> {
+pub(super) fn delivered(topic: Arc<Resolved>) -> Option<Arc<Resolved>> {
     let stayed = |(member, before): &(&Arc<Member>, &u64)| member.departures() == **before;
     let pairs = || topic.audience.iter().zip(&topic.departures);
     if pairs().all(|pair| stayed(&pair)) {
-        return Some(Arc::clone(topic));
+        return Some(topic);
     }
     let (audience, departures): (Vec<_>, Vec<_>) =
         pairs().filter(stayed).map(|(member, before)| (Arc::clone(member), *before)).unzip();
@@ -74,7 +74,7 @@ pub(super) fn delivered(topic: &Arc<Resolved>) -> Option<Arc<Resolved>> {
         audience: audience.into(),
         departures: departures.into(),
         overhearers: topic.overhearers.clone(),
-        ..**topic
+        ..*topic
     };
     (!rest.audience.is_empty()).then(|| Arc::new(rest))
 }
@@ -190,13 +190,13 @@ mod tests {
         let (stays, leaves) = (member(&broker, 1, "stays").await, member(&broker, 2, "leaves").await);
         let (both, one) =
             (resolved(&[Arc::clone(&stays), Arc::clone(&leaves)]), resolved(&[Arc::clone(&leaves)]));
-        assert!(Arc::ptr_eq(&delivered(&both).unwrap(), &both));
+        assert!(Arc::ptr_eq(&delivered(Arc::clone(&both)).unwrap(), &both));
 
         leaves.exclude("events/process/start");
 
-        let rest = delivered(&both).unwrap();
+        let rest = delivered(both).unwrap();
         assert_eq!(rest.audience.iter().map(|member| member.id).collect::<Vec<_>>(), [1]);
-        assert!(delivered(&one).is_none(), "nobody is left to confirm it");
-        assert!(delivered(&resolved(&[])).is_some(), "nobody was to hear it");
+        assert!(delivered(one).is_none(), "nobody is left to confirm it");
+        assert!(delivered(resolved(&[])).is_some(), "nobody was to hear it");
     }
 }
