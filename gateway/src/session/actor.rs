@@ -304,11 +304,7 @@ where
             Some(link_request::Frame::Hello(_)) => {
                 return Err(Fault::broken("hello", "said once already"));
             }
-            Some(link_request::Frame::Subscriptions(_)) => {
-                return Err(Fault::NotServed { what: "subscriptions" });
-            }
-            Some(link_request::Frame::Call(_)) => return Err(Fault::NotServed { what: "call" }),
-            Some(link_request::Frame::Reply(_)) => return Err(Fault::NotServed { what: "reply" }),
+            Some(frame) => return Err(Fault::NotServed { what: downlink(&frame) }),
             // A frame of a later version that this one may ignore.
             None => {}
         }
@@ -390,5 +386,18 @@ fn unreadable(status: &Status) -> Fault {
             Fault::broken("message", "could not be decoded, or is larger than a message may be")
         }
         _ => Fault::Lost,
+    }
+}
+
+/// The name of a frame that speaks of the downlink.
+const fn downlink(frame: &link_request::Frame) -> &'static str {
+    match frame {
+        link_request::Frame::Attach(_) => "attach",
+        link_request::Frame::Call(_) => "call",
+        link_request::Frame::Cancel(_) => "cancel",
+        link_request::Frame::Received(_) => "received",
+        link_request::Frame::Reply(_) => "reply",
+        link_request::Frame::Send(_) => "send",
+        _ => "subscriptions",
     }
 }

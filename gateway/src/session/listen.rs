@@ -107,6 +107,7 @@ impl Queue {
             payload: heard.payload,
             sender: heard.sender.as_ref().to_owned(),
             collector: String::new(),
+            command: 0,
         };
         let frame = v1::SubscribeResponse { frame: Some(Frame::Deliver(deliver)) };
         places.next()?.send((Ok(frame), Some(room)));
