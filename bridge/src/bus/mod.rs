@@ -30,6 +30,8 @@ pub mod embedded;
 #[cfg(unix)]
 pub mod remote;
 
+pub mod rpc;
+
 mod route;
 mod state;
 
