@@ -7,21 +7,12 @@
 //! Kept true: batches of one lane of a port are taken in the order they were submitted; after [`Port::close`] has returned, nothing
 //! of that port is published any more, and each of its tickets says whether its batch was.
 
-use std::{
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{fmt, sync::Arc};
 
-use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot, watch};
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::sync::watch;
 
-use crate::{
-    event::Events,
-    topic::{self, Pattern},
-};
+use crate::topic::{self, Pattern};
 
 #[cfg(unix)]
 pub mod door;
@@ -32,9 +23,15 @@ pub mod remote;
 
 pub mod rpc;
 
+mod ear;
+mod filter;
+mod port;
 mod route;
 mod state;
 
+pub use ear::{Beat, Drum, Ear, Heard, HeardAs, Room, ear};
+pub use filter::{Filter, FilterError};
+pub use port::{Ask, Command, Port, SendError, Taken, Ticket, Unsent};
 pub use route::{Broker, Confirm, Envelope, Route, RouteError, Routes, Rule, Unheard};
 pub use state::{BusState, Counter, Counters, Held, Link};
 
@@ -72,6 +69,34 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
         patterns: &'a [Pattern],
     ) -> BoxFuture<'a, Result<Subscription, PortError>> {
         self.subscribe(name, patterns)
+    }
+
+    /// Registers `name` as [`Self::port`] does, to hear as well: what is sent to the name, and what its port
+    /// [subscribes to](Port::hear), at most once. It is no audience: nobody waits for it, and what nobody else hears stays
+    /// unheard.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError`], if the name is taken, the bus is going away, or speaks under one name for all.
+    fn attach<'a>(&'a self, name: &'a BusName, room: Room) -> BoxFuture<'a, Result<(Port, Ear), PortError>> {
+        async move {
+            let port = self.port(name).await?;
+            let ear = port.attach(room).await?;
+            Ok((port, ear))
+        }
+        .boxed()
+    }
+
+    /// The user of a local client, as the operating system told the door; `None` if it is not known: nobody of that name, one
+    /// in this process, or one of a foreign broker.
+    fn user_of(&self, _client: &str) -> Option<u32> {
+        None
+    }
+
+    /// Ends when the client that has this name now is gone; `None` if that cannot be known, because nobody of that name
+    /// subscribes or listens here.
+    fn departure(&self, _client: &str) -> Option<BoxFuture<'static, ()>> {
+        None
     }
 
     /// Whether the bus is there, and which routes wait for a subscriber.
@@ -134,144 +159,12 @@ pub enum PortError {
     /// The bus is going away.
     #[error("the bus is closed")]
     Closed,
+    /// The bus speaks under one name for all, so nobody can be addressed by its own.
+    #[error("the bus has one name for all: set names = \"own\" to let collectors be reached")]
+    Shared,
     /// Another client of the bus has this name.
     #[error("the name is already connected")]
     Taken,
-}
-
-/// What a port asks of the publisher task that serves it.
-///
-/// An implementation of [`Bus`] owns the receiving end.
-#[derive(Debug)]
-pub enum Command {
-    /// Publish a batch of the port.
-    Submit {
-        /// Which port.
-        port: u64,
-        /// Which lane of it: batches of one lane keep their order, and wait for each other only.
-        lane: u64,
-        /// What to publish.
-        events: Events,
-        /// Where the ticket listens.
-        done: oneshot::Sender<Taken>,
-    },
-    /// Publish nothing more of the port, drop what has not been begun, unregister the name.
-    Close {
-        /// Which port.
-        port: u64,
-        /// Told when it is so; each ticket has been told before.
-        done: oneshot::Sender<()>,
-    },
-}
-
-/// The mouth of one name on the bus. Dropping it closes it without waiting.
-#[derive(Debug)]
-pub struct Port {
-    name: BusName,
-    id: u64,
-    /// Shared by the ports of one publisher; a full queue makes [`Port::submit`] wait.
-    queue: mpsc::Sender<Command>,
-    /// Its receiver ends when the port is dropped. Unlike a send into `queue` this cannot find it full.
-    _dropped: oneshot::Sender<()>,
-}
-
-impl Port {
-    /// Opens a port onto the publisher behind `queue`; used by implementations of [`Bus`].
-    ///
-    /// The receiver ends when the port is dropped, whether or not it was closed before.
-    #[must_use]
-    pub fn new(name: BusName, id: u64, queue: mpsc::Sender<Command>) -> (Self, oneshot::Receiver<()>) {
-        let (dropped, gone) = oneshot::channel();
-        (Self { name, id, queue, _dropped: dropped }, gone)
-    }
-
-    /// The name that its frames carry as their sender.
-    #[must_use]
-    pub const fn name(&self) -> &BusName {
-        &self.name
-    }
-
-    /// Hands over a batch of lane 0, waiting while the publisher's queue is full.
-    ///
-    /// Not cancel safe: a call dropped while it waits loses the batch.
-    ///
-    /// # Errors
-    ///
-    /// [`PortError::Closed`], if the bus has ended.
-    pub async fn submit(&self, events: Events) -> Result<Ticket, PortError> {
-        let (done, taken) = oneshot::channel();
-        let command = Command::Submit { port: self.id, lane: 0, events, done };
-        self.queue.send(command).await.map_err(|_| PortError::Closed)?;
-        Ok(Ticket(taken))
-    }
-
-    /// Hands over a batch of a lane if the publisher's queue has room, and gives it back otherwise.
-    ///
-    /// A batch that must wait holds up its lane only, where the implementation can tell lanes apart.
-    ///
-    /// # Errors
-    ///
-    /// [`Unsent`] holds the batch, or says that the bus has ended.
-    pub fn try_submit(&self, lane: u64, events: Events) -> Result<Ticket, Unsent> {
-        let (done, taken) = oneshot::channel();
-        self.queue.try_send(Command::Submit { port: self.id, lane, events, done }).map_err(|error| {
-            match error {
-                mpsc::error::TrySendError::Full(Command::Submit { events, .. }) => Unsent::Full(events),
-                mpsc::error::TrySendError::Full(_) | mpsc::error::TrySendError::Closed(_) => Unsent::Closed,
-            }
-        })?;
-        Ok(Ticket(taken))
-    }
-
-    /// Waits until the publisher's queue has room, or the bus has ended.
-    ///
-    /// Cancel safe. Another port may take the room first.
-    pub async fn ready(&self) {
-        drop(self.queue.reserve().await);
-    }
-
-    /// Withdraws what has not been taken and unregisters the name.
-    ///
-    /// When this returns, every ticket of the port has its answer and nothing more of it will be published: what is
-    /// submitted afterwards, by whoever shares the port, is withdrawn.
-    pub async fn close(&self) {
-        let (done, closed) = oneshot::channel();
-        if self.queue.send(Command::Close { port: self.id, done }).await.is_ok() {
-            // An error means that the publisher has ended, and the port with it.
-            closed.await.unwrap_or_default();
-        }
-    }
-}
-
-/// Why a batch was not handed over.
-#[derive(Debug)]
-pub enum Unsent {
-    /// The bus has ended.
-    Closed,
-    /// The publisher's queue is full; here is the batch again.
-    Full(Events),
-}
-
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// All of it was taken, as its routes demand.
-    All,
-    /// The port was closed first. It may have been published, but that was not confirmed.
-    Withdrawn,
-}
-
-/// Ends when its batch is taken.
-#[derive(Debug)]
-#[must_use = "a batch whose ticket nobody reads is never acknowledged"]
-pub struct Ticket(oneshot::Receiver<Taken>);
-
-impl Future for Ticket {
-    type Output = Taken;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Taken> {
-        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or(Taken::Withdrawn))
-    }
 }
 
 /// What one client hears.

@@ -31,14 +31,18 @@ use crate::{
     native::codec::{Code, CodecError},
 };
 
-/// Greets a client and serves it until it leaves.
-pub(super) async fn converse<R, W>((mut source, mut sink): (R, W), core: Arc<Core>, config: Arc<Config>)
-where
+/// Greets a client of `user` and serves it until it leaves.
+pub(super) async fn converse<R, W>(
+    (mut source, mut sink): (R, W),
+    user: Option<u32>,
+    core: Arc<Core>,
+    config: Arc<Config>,
+) where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let deadline = Instant::now() + config.connection_timeout;
-    let admitted = time::timeout_at(deadline, admit(&mut source, &mut sink, &core, &config)).await;
+    let admitted = time::timeout_at(deadline, admit((&mut source, &mut sink), user, &core, &config)).await;
     let refused = match admitted {
         Ok(Ok(admitted)) => return serve((source, sink), admitted, core, config).await,
         Ok(Err(GreetError::Wire(CodecError::Protocol))) => "not a bus client".to_owned(),
@@ -57,8 +61,8 @@ struct Admitted {
 }
 
 async fn admit<R, W>(
-    source: &mut R,
-    sink: &mut W,
+    (source, sink): (&mut R, &mut W),
+    user: Option<u32>,
     core: &Core,
     config: &Config,
 ) -> Result<Admitted, GreetError>
@@ -71,19 +75,16 @@ where
         Ok((mut client, id)) => match client.take_event_channel() {
             Some(queue) => {
                 answer(sink, Code::OK).await?;
-                let member = Arc::new(Member::new(
-                    id,
-                    name.as_str().into(),
-                    queue.clone(),
-                    (Kind::Door, config.outbox_bytes / 2),
-                ));
+                let kind = (Kind::Door, config.outbox_bytes / 2);
+                let member = Member::new(id, name.as_str().into(), queue.clone(), kind).of_user(user);
+                let member = Arc::new(member);
                 tracing::debug!(name = name.as_str(), "local client admitted");
                 return Ok(Admitted { client, queue, member });
             }
             None => Code::OTHER,
         },
         Err(PortError::Taken) => Code::BUSY,
-        Err(PortError::Closed) => Code::OTHER,
+        Err(PortError::Closed | PortError::Shared) => Code::OTHER,
     };
     answer(sink, refusal).await?;
     Err(GreetError::Name { name, code: refusal })

@@ -4,16 +4,12 @@
 //! (its maps recurse, and registering doubles with each dot), characters that cut frames or logs apart, names that pass for
 //! the broker's or for a remote collector's.
 
-use crate::{bus::BusName, native::codec::Code};
+use crate::{
+    bus::{BusName, filter},
+    native::codec::Code,
+};
 
-/// Most bytes of a name.
-pub(super) const NAME: usize = 256;
-
-/// Most bytes of a topic, filter or mask.
-const TOPIC: usize = 1024;
-
-/// Most segments of a topic, filter or mask.
-const DEPTH: usize = 16;
+pub(super) use crate::bus::filter::NAME;
 
 /// Judges the name that a client claims.
 pub(super) fn name(name: &str) -> Result<(), Code> {
@@ -35,7 +31,7 @@ pub(super) fn name(name: &str) -> Result<(), Code> {
 
 /// Judges the topic of something published.
 pub(super) fn topic(topic: &str) -> Result<(), Code> {
-    path(topic)?;
+    sound(filter::is_path(topic))?;
     if topic.split('/').any(|segment| matches!(segment, "+" | "#")) {
         return Err(Code::DATA);
     }
@@ -44,26 +40,16 @@ pub(super) fn topic(topic: &str) -> Result<(), Code> {
 
 /// Judges a subscription or exclusion.
 pub(super) fn filter(filter: &str) -> Result<(), Code> {
-    path(filter)?;
-    // The broker ignores what stands behind a `#`; taking such filters back would confuse it.
-    if filter.split('/').rev().skip(1).any(|segment| segment == "#") { Err(Code::DATA) } else { Ok(()) }
+    sound(filter::is_filter(filter))
 }
 
 /// Judges the name of an addressee, or the mask of several.
 pub(super) fn target(target: &str) -> Result<(), Code> {
-    let sound = !target.is_empty()
-        && target.len() <= NAME
-        && target.split('.').count() <= DEPTH
-        && !target.contains(char::is_control);
-    if sound { Ok(()) } else { Err(Code::DATA) }
+    sound(filter::is_target(target))
 }
 
-fn path(path: &str) -> Result<(), Code> {
-    let sound = !path.is_empty()
-        && path.len() <= TOPIC
-        && path.split('/').count() <= DEPTH
-        && !path.contains(char::is_control);
-    if sound { Ok(()) } else { Err(Code::DATA) }
+const fn sound(is_sound: bool) -> Result<(), Code> {
+    if is_sound { Ok(()) } else { Err(Code::DATA) }
 }
 
 #[cfg(test)]

@@ -202,7 +202,8 @@ impl Door {
             };
             let (core, config) = (Arc::clone(&self.core), Arc::clone(&self.config));
             leash.spawn(async move {
-                conversation::converse(stream.into_split(), core, config).await;
+                let user = stream.peer_cred().ok().map(|peer| peer.uid());
+                conversation::converse(stream.into_split(), user, core, config).await;
                 drop(slot);
             });
         }

@@ -9,8 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::{
     bus::{
-        Broker, Bus, BusName, Port, Routes, Subscription, Taken, Ticket,
+        Broker, Bus, BusName, Port, Room, Routes, SendError, Subscription, Taken, Ticket,
         embedded::{self, open},
+        rpc::Rpc,
     },
     event::Events,
     lifecycle::Lifecycle,
@@ -537,4 +538,35 @@ fn the_configuration_is_read_with_its_own_names() {
     assert!(error.contains("107"), "{error}");
     let error = settings::parse::<Config>("max_connections = 0", "test").unwrap_err().to_string();
     assert!(error.contains("max_connections"), "{error}");
+}
+
+#[tokio::test]
+async fn a_local_client_calls_an_attached_name_and_is_called_by_it() {
+    let house = house(|_| ());
+    let target = "collector.site-a.procmond-1";
+    let (port, mut ear) = soon(house.bus.attach(&name(target), Room::default())).await.unwrap();
+    let mut engine = house.guest("engine").await;
+    // Its place in the table is taken after it was told that it is in.
+    soon(async {
+        while house.bus.user_of("engine").is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(house.bus.user_of("nobody"), None);
+
+    let call = Rpc::Request { id: 7, method: "HealthCheck".into(), params: "deep".into() }.encode();
+    assert_eq!(engine.ask(|wire, head| client::message(wire, head, target, &call).unwrap()).await, Code::OK);
+    let mut heard = Vec::new();
+    assert!(soon(ear.next(&mut heard, 1)).await);
+    assert_eq!((&*heard[0].sender, Rpc::decode(&heard[0].payload)), ("engine", Rpc::decode(&call)));
+    let reply = Rpc::Reply { id: 7, result: "well".into() }.encode();
+    soon(port.send("engine", reply.clone())).await.unwrap();
+    let delivery = engine.delivery().await;
+    assert_eq!((delivery.kind, delivery.sender.as_str(), delivery.payload), (Kind::Message, target, reply));
+
+    let gone = house.bus.departure("engine").expect("it is there");
+    drop(engine);
+    soon(gone).await;
+    assert_eq!(soon(port.send("engine", "x".into())).await, Err(SendError::NoClient));
 }

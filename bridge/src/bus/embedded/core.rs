@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use busrt::broker::Client;
+use busrt::{EventChannel, broker::Client, client::AsyncClient};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +53,21 @@ impl Core {
     pub(crate) async fn unregister(&self, client: Client, done: Option<oneshot::Sender<()>>) {
         // When the registrar has ended, the client that comes back is dropped, which frees the name too.
         drop(self.registrar.send(Registration::Unregister { client, done }).await);
+    }
+
+    /// Frees the name of a client and registers it again, for one whose queue is read.
+    pub(super) async fn exchange(
+        &self,
+        client: Client,
+        queue: usize,
+    ) -> Result<(Client, EventChannel, u64), PortError> {
+        let name = client.get_name().to_owned();
+        let (freed, free) = oneshot::channel();
+        self.unregister(client, Some(freed)).await;
+        free.await.map_err(|_| PortError::Closed)?;
+        let (mut client, id) = self.register(&name, queue).await?;
+        let queue = client.take_event_channel().ok_or(PortError::Closed)?;
+        Ok((client, queue, id))
     }
 
     pub(super) fn enter(&self) -> Result<(), PortError> {

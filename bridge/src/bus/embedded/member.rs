@@ -13,6 +13,7 @@ use std::sync::{
 
 use busrt::EventChannel;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::bus::embedded::{barrier::Token, filter};
 
@@ -32,6 +33,10 @@ pub(crate) struct Member {
     excluded: RwLock<Vec<Box<str>>>,
     /// How often it has given up hearing something while it stayed.
     departures: AtomicU64,
+    /// Its user, if it is a client of the door.
+    user: Option<u32>,
+    /// Cancelled when it is gone, for who waits for an answer of it, or for it to take one.
+    gone: CancellationToken,
 }
 
 /// What a member is.
@@ -50,8 +55,8 @@ pub(crate) const OVERHEAD: usize = 256;
 
 /// How much a member has not taken yet.
 struct Load {
-    /// Bytes that wait, here or on their way.
-    waiting: AtomicUsize,
+    /// Bytes that wait, here or on their way. An ear keeps its own.
+    waiting: Arc<AtomicUsize>,
     /// How many make it full.
     most: usize,
 }
@@ -59,17 +64,49 @@ struct Load {
 impl Member {
     /// A member that is full when `most` bytes wait for it.
     pub(crate) fn new(id: u64, name: Arc<str>, queue: EventChannel, (kind, most): (Kind, usize)) -> Self {
+        Self::loaded((id, name, kind), queue, Load { waiting: Arc::default(), most })
+    }
+
+    /// A port that hears: who sends to it by name is told when `waiting` is as much as `most`.
+    pub(crate) fn listening(
+        id: u64,
+        name: Arc<str>,
+        queue: EventChannel,
+        (waiting, most): (Arc<AtomicUsize>, usize),
+    ) -> Self {
+        Self::loaded((id, name, Kind::Overhears), queue, Load { waiting, most })
+    }
+
+    fn loaded((id, name, kind): (u64, Arc<str>, Kind), queue: EventChannel, load: Load) -> Self {
         Self {
             id,
             name,
             kind,
-            load: Load { waiting: AtomicUsize::new(0), most },
+            load,
             queue,
             posted: Mutex::new(Some(Vec::new())),
             wake: Notify::new(),
             excluded: RwLock::default(),
             departures: AtomicU64::new(0),
+            user: None,
+            gone: CancellationToken::new(),
         }
+    }
+
+    /// The same, of a user that the operating system has named.
+    pub(crate) const fn of_user(mut self, user: Option<u32>) -> Self {
+        self.user = user;
+        self
+    }
+
+    /// Its user, if it is a client of the door.
+    pub(crate) const fn user(&self) -> Option<u32> {
+        self.user
+    }
+
+    /// Cancelled when it is gone.
+    pub(crate) const fn gone(&self) -> &CancellationToken {
+        &self.gone
     }
 
     /// Whether it is a consumer in this process.
@@ -106,6 +143,7 @@ impl Member {
         let tokens = self.posted.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Dropped outside the lock, for a barrier may settle here.
         drop(tokens);
+        self.gone.cancel();
     }
 
     /// Whether it has ended; it leaves the table next.

@@ -48,6 +48,7 @@ pub(crate) mod filter;
 mod group;
 mod holds;
 mod ledger;
+mod listen;
 pub(crate) mod member;
 mod publisher;
 pub(crate) mod put;
@@ -168,7 +169,7 @@ pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'st
     for _ in 0..core.config.publishers.get() {
         let (opened, opening) = mpsc::channel(COMMANDS);
         let (commands, commanded) = mpsc::channel(COMMANDS);
-        tasks.push(Publisher::new(Arc::clone(&core), opening, commanded).run().boxed());
+        tasks.push(Publisher::new(Arc::clone(&core), opening, commanded, pumps.clone()).run().boxed());
         publishers.push(Mouthpiece { opened, commands });
     }
     (Arc::new(Embedded { core, publishers, pumps }), tasks)
@@ -250,6 +251,15 @@ impl Bus for Embedded {
         patterns: &'a [Pattern],
     ) -> BoxFuture<'a, Result<Subscription, PortError>> {
         self.open_subscription(name, patterns, Kind::Overhears).boxed()
+    }
+
+    fn user_of(&self, client: &str) -> Option<u32> {
+        self.core.table.named(client)?.user()
+    }
+
+    fn departure(&self, client: &str) -> Option<BoxFuture<'static, ()>> {
+        let member = self.core.table.named(client)?;
+        Some(member.gone().clone().cancelled_owned().boxed())
     }
 
     fn state(&self) -> watch::Receiver<BusState> {

@@ -25,10 +25,14 @@ use crate::bus::{
         barrier::Barrier,
         group::{Group, confirm, is_broken},
         ledger::{Ledger, Pending, Returns},
+        listen::Listener,
         put::put,
         resolve::{Resolver, delivered},
     },
 };
+
+mod asks;
+mod ends;
 
 /// Most commands of one wake-up.
 const WAKE: usize = 256;
@@ -49,6 +53,8 @@ pub(super) struct Publisher {
     core: Arc<Core>,
     opened: mpsc::Receiver<Opened>,
     commands: mpsc::Receiver<Command>,
+    /// Pumps of ports that begin to hear.
+    pumps: mpsc::Sender<BoxFuture<'static, ()>>,
     ports: HashMap<u64, Speaker>,
     gone: FuturesUnordered<BoxFuture<'static, u64>>,
     resolver: Resolver,
@@ -66,6 +72,8 @@ pub(super) struct Publisher {
 /// A port, from the publisher's side.
 struct Speaker {
     client: Client,
+    /// There if the port hears.
+    listener: Option<Listener>,
     /// Lanes with batches that wait.
     lanes: HashMap<u64, Lane>,
     /// Barriers with batches of this port, oldest first.
@@ -98,10 +106,12 @@ impl Publisher {
         core: Arc<Core>,
         opened: mpsc::Receiver<Opened>,
         commands: mpsc::Receiver<Command>,
+        pumps: mpsc::Sender<BoxFuture<'static, ()>>,
     ) -> Self {
         Self {
             opened,
             commands,
+            pumps,
             ports: HashMap::new(),
             gone: FuturesUnordered::new(),
             resolver: Resolver::new(Arc::clone(&core)),
@@ -143,9 +153,16 @@ impl Publisher {
     }
 
     fn open(&mut self, Opened { id, client, gone }: Opened) {
-        let speaker = Speaker { client, lanes: HashMap::new(), unsettled: VecDeque::new() };
+        let speaker = Speaker { client, listener: None, lanes: HashMap::new(), unsettled: VecDeque::new() };
         self.ports.insert(id, speaker);
         self.gone.push(gone.map(move |_| id).boxed());
+    }
+
+    /// Learns of ports that have been opened; a command may be theirs.
+    fn open_all(&mut self) {
+        while let Ok(opened) = self.opened.try_recv() {
+            self.open(opened);
+        }
     }
 
     async fn work(&mut self, commands: &mut Vec<Command>) {
@@ -166,6 +183,13 @@ impl Publisher {
                         task::yield_now().await;
                     }
                 }
+                Command::Ask { port, ask, done } => {
+                    // An error means that nobody waits for the answer.
+                    done.send(self.answer(port, ask).await).unwrap_or_default();
+                }
+                Command::Attach { port, drum, done } => {
+                    done.send(self.attach(port, drum).await).unwrap_or_default();
+                }
                 Command::Close { port, done } => {
                     self.post(mem::take(&mut groups));
                     self.close(port, Some(done)).await;
@@ -177,9 +201,7 @@ impl Publisher {
 
     async fn submit(&mut self, batch: Pending, groups: &mut Vec<Group>) {
         if !self.ports.contains_key(&batch.port) {
-            while let Ok(opened) = self.opened.try_recv() {
-                self.open(opened);
-            }
+            self.open_all();
         }
         if self.returns.any() {
             // Older than this batch, and maybe of the same port.
@@ -345,26 +367,6 @@ impl Publisher {
                 member.post(own.of(member.id));
             }
         }
-    }
-
-    /// Ends a port: tells its tickets, frees its name.
-    async fn close(&mut self, port: u64, done: Option<oneshot::Sender<()>>) {
-        while let Ok(opened) = self.opened.try_recv() {
-            self.open(opened);
-        }
-        let Some(speaker) = self.ports.remove(&port) else { return };
-        self.blocked.retain(|blocked| blocked.0 != port);
-        for lane in speaker.lanes.into_values() {
-            self.show_hold(lane.held, None);
-            lane.waiting.into_iter().for_each(|batch| batch.tell(Taken::Withdrawn));
-        }
-        for barrier in speaker.unsettled {
-            barrier.outcome().withdraw(port);
-        }
-        // Returns of this port find it gone; those of others take their places.
-        self.take_back().await;
-        self.core.unregister(speaker.client, done).await;
-        self.core.leave();
     }
 }
 

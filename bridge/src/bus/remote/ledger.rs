@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    bus::Taken,
+    bus::{Taken, remote::speaker::FIRST_ID},
     event::{Event, Events},
     native::codec::{
         Code, Qos,
@@ -257,7 +257,8 @@ impl Batch {
 
 const fn take_id(next: &mut u32) -> u32 {
     let id = *next;
-    *next = next.wrapping_add(1);
+    // Above are the ids of what is no batch.
+    *next = (id + 1) % FIRST_ID;
     id
 }
 

@@ -2,9 +2,8 @@
 //!
 //! What the broker hears while we are away from it does not come: it keeps nothing for who is not there.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
@@ -18,12 +17,13 @@ use crate::{
         remote::{
             Claim, Shared,
             backoff::Backoff,
+            known::Known,
             ledger::ask,
             wire::{Connection, DialError, Exchanged, LinkError},
         },
     },
     native::codec::{
-        Code, Qos, Text,
+        Code, Qos,
         client::{self, Head, TopicsOf},
         server::{Delivery, ServerFrame},
     },
@@ -36,9 +36,6 @@ const SUBSCRIBE: u32 = 1;
 /// Id of the question whether the broker is there.
 const PROBE: u32 = 2;
 
-/// Most senders and topics remembered, so that each message need not hold them anew.
-const KNOWN: usize = 1024;
-
 /// One connection that listens.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -49,7 +46,7 @@ pub(super) struct Listener {
     queue: mpsc::Sender<Message>,
     /// Ends with the bus.
     ended: CancellationToken,
-    known: HashMap<Bytes, Arc<str>>,
+    known: Known,
 }
 
 /// A connection on which the broker has taken the subscription.
@@ -90,7 +87,7 @@ impl Listener {
         ended: CancellationToken,
     ) -> (Self, Queue) {
         let (queue, messages) = mpsc::channel(shared.config.subscription_queue);
-        (Self { shared, claim, topics, queue, ended, known: HashMap::new() }, Queue(messages))
+        (Self { shared, claim, topics, queue, ended, known: Known::default() }, Queue(messages))
     }
 
     /// Connects and subscribes.
@@ -230,8 +227,8 @@ impl Listener {
             return Ok(());
         }
         let message = Message {
-            sender: self.remember(&delivery.sender),
-            topic: self.remember(&delivery.topic),
+            sender: self.known.remember(&delivery.sender),
+            topic: self.known.remember(&delivery.topic),
             payload: delivery.payload,
         };
         let message = match self.queue.try_send(message) {
@@ -251,19 +248,6 @@ impl Listener {
                 written = connection.write() => written?,
             }
         }
-    }
-
-    /// The text, shared with earlier messages.
-    fn remember(&mut self, text: &Text) -> Arc<str> {
-        if let Some(known) = self.known.get(text.as_bytes()) {
-            return Arc::clone(known);
-        }
-        if self.known.len() >= KNOWN {
-            self.known.clear();
-        }
-        let shared: Arc<str> = text.as_str().into();
-        self.known.insert(Bytes::copy_from_slice(text.as_bytes()), Arc::clone(&shared));
-        shared
     }
 }
 

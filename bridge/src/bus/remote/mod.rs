@@ -32,12 +32,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bus::{Bus, BusName, BusState, Command, Counters, Link, Port, PortError, Subscription},
+    bus::{Bus, BusName, BusState, Command, Counters, Ear, Link, Port, PortError, Room, Subscription},
     topic::Pattern,
 };
 
 mod backoff;
 mod config;
+mod known;
 mod ledger;
 mod listener;
 mod speaker;
@@ -158,6 +159,18 @@ impl Bus for Remote {
             let run = Box::pin(listener.run(heard));
             self.tasks.send(run).await.map_err(|_| PortError::Closed)?;
             Ok(Subscription::new(Box::new(inbox)))
+        })
+    }
+
+    fn attach<'a>(&'a self, name: &'a BusName, room: Room) -> BoxFuture<'a, Result<(Port, Ear), PortError>> {
+        Box::pin(async move {
+            // Before the name is claimed, which its port lets go of only later.
+            if matches!(self.shared.config.names, Names::Shared(_)) {
+                return Err(PortError::Shared);
+            }
+            let port = self.port(name).await?;
+            let ear = port.attach(room).await?;
+            Ok((port, ear))
         })
     }
 

@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     bus::{
-        BusName, Command, Taken,
+        BusName, Command, PortError, SendError, Taken,
         remote::{
             Claim, Shared,
             backoff::Backoff,
@@ -24,6 +24,12 @@ use crate::{
     native::codec::server::ServerFrame,
     settings::Chain,
 };
+
+mod aside;
+mod ends;
+
+use aside::Aside;
+pub(super) use aside::FIRST_ID;
 
 /// How much may wait to be written before more is encoded.
 const OUTPUT: usize = 256 << 10;
@@ -46,6 +52,7 @@ pub(super) struct Speaker {
     /// Ends for a port that was dropped.
     gone: FuturesUnordered<BoxFuture<'static, u64>>,
     ledger: Ledger,
+    aside: Aside,
     /// Closed ports whose last batches are not confirmed, and who waits for that.
     closing: Vec<(u64, Option<oneshot::Sender<()>>)>,
     role: Role,
@@ -136,6 +143,7 @@ impl Speaker {
             ports: HashMap::new(),
             gone: FuturesUnordered::new(),
             ledger: Ledger::new(shared.config.max_unconfirmed),
+            aside: Aside::new(),
             closing: Vec::new(),
             role,
             shared,
@@ -230,6 +238,7 @@ impl Speaker {
     async fn converse(&mut self, mut connection: Connection) -> Ended {
         let mut tick = time::interval(self.shared.config.ping_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.aside.connect();
         loop {
             self.begin(&mut connection);
             if self.is_finished() {
@@ -252,6 +261,7 @@ impl Speaker {
                 if self.ledger.is_overdue(now) {
                     return Err(LinkError::Unconfirmed);
                 }
+                self.aside.tick(now);
                 connection.ping();
                 if self.role == Role::Keeper && self.ledger.is_empty() {
                     self.ledger.push_probe();
@@ -271,18 +281,30 @@ impl Speaker {
     fn begin(&mut self, connection: &mut Connection) {
         let due = Instant::now() + self.shared.config.confirm_timeout;
         while connection.output.len() < OUTPUT {
-            let Some(begun) = self.ledger.begin(&mut connection.output, due) else { return };
+            let Some(begun) = self.ledger.begin(&mut connection.output, due) else { break };
             self.shared.counters.published.add(begun.published);
             self.shared.counters.discarded.add(begun.discarded);
             self.shared.counters.resubmitted.add(begun.again.into());
         }
+        self.aside.begin(&mut connection.output, due);
     }
 
     /// Learns what the broker says.
     fn learn(&mut self, connection: &mut Connection) -> Result<(), LinkError> {
         // What others send to this name is nothing to a name that only speaks: none of it is kept.
-        while let Some(frame) = connection.frame(0)? {
-            let ServerFrame::Ack { id, code } = frame else { continue };
+        let most = if self.aside.hears() { self.shared.config.max_message.as_usize() } else { 0 };
+        while let Some(frame) = connection.frame(most)? {
+            let (id, code) = match frame {
+                ServerFrame::Ack { id, code } => (id, code),
+                ServerFrame::Delivery(delivery) => {
+                    self.aside.hear(delivery, &self.shared.counters);
+                    continue;
+                }
+                ServerFrame::Ping => continue,
+            };
+            if self.aside.answered(id, code) {
+                continue;
+            }
             if self.ledger.answered(id, code).map_err(LinkError::Refused)? {
                 self.shared.counters.confirmed.add(1);
             }
@@ -319,60 +341,28 @@ impl Speaker {
                     None => done.send(Taken::Withdrawn).unwrap_or_default(),
                 }
             }
+            Heard::Ask(Command::Ask { port, ask, done }) => {
+                match self.ports.get(&port).filter(|member| member.open) {
+                    Some(member) => self.aside.take(ask, &member.prefix, done),
+                    None => done.send(Err(SendError::Closed)).unwrap_or_default(),
+                }
+            }
+            Heard::Ask(Command::Attach { drum, done, .. }) => {
+                let attached = match self.role {
+                    Role::Keeper => Err(PortError::Shared),
+                    Role::Own => {
+                        self.aside.attach(drum);
+                        Ok(())
+                    }
+                };
+                done.send(attached).unwrap_or_default();
+            }
             Heard::Gone(port) => self.close(port, None),
             Heard::Join(Join { id, prefix, gone, claim, joined }) => {
                 self.admit(id, prefix, gone, claim);
                 joined.send(()).unwrap_or_default();
             }
             Heard::Nothing => {}
-        }
-        self.settle();
-    }
-
-    fn close(&mut self, port: u64, done: Option<oneshot::Sender<()>>) {
-        if let Some(member) = self.ports.get_mut(&port) {
-            member.open = false;
-        }
-        self.ledger.withdraw(port);
-        self.closing.push((port, done));
-    }
-
-    /// Lets go of closed ports of which nothing is unconfirmed. The port of an own connection goes with the connection.
-    fn settle(&mut self) {
-        if self.role == Role::Own || self.closing.is_empty() {
-            return;
-        }
-        let closing = std::mem::take(&mut self.closing);
-        let (waiting, closed): (Vec<_>, Vec<_>) =
-            closing.into_iter().partition(|(port, _)| self.ledger.holds(*port));
-        self.closing = waiting;
-        for (port, done) in closed {
-            self.ports.remove(&port);
-            tell(done);
-        }
-    }
-
-    /// Whether nobody needs the connection.
-    fn is_finished(&self) -> bool {
-        match self.role {
-            Role::Keeper => !self.joining && self.ports.is_empty(),
-            Role::Own => self.closing.first().is_some_and(|(port, _)| !self.ledger.holds(*port)),
-        }
-    }
-
-    fn lose(&mut self, error: &LinkError) {
-        let cause = Chain(error).to_string();
-        if self.role == Role::Keeper {
-            self.shared.down(&cause);
-        } else if matches!(error, LinkError::Refused(_) | LinkError::Unconfirmed) {
-            tracing::warn!(name = %self.name, error = cause, "connection to the broker given up");
-        } else {
-            tracing::debug!(name = %self.name, error = cause, "connection to the broker lost");
-        }
-        self.shared.counters.link_losses.add(1);
-        self.ledger.lose();
-        for (port, _) in &self.closing {
-            self.ledger.withdraw(*port);
         }
         self.settle();
     }

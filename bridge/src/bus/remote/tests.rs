@@ -14,7 +14,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    bus::{Message, Taken},
+    bus::{Ear, Filter, Heard, HeardAs, Message, Room, SendError, Taken},
     event::Events,
     lifecycle::Lifecycle,
     native::codec::greeting,
@@ -518,4 +518,108 @@ async fn the_bus_ends_with_its_last_handle() {
     assert!(!within(subscription.next(&mut Vec::new(), 1)).await);
     within(port.close()).await;
     assert_eq!(life.drain(PATIENCE, std::future::pending()).await, 0, "nothing had to be cut");
+}
+
+async fn heard(ear: &mut Ear, count: usize) -> Vec<Heard> {
+    let mut heard = Vec::new();
+    while heard.len() < count {
+        assert!(within(ear.next(&mut heard, 100)).await);
+    }
+    heard
+}
+
+fn filters(filters: &[&str]) -> Vec<Filter> {
+    filters.iter().map(|filter| Filter::parse(filter).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn an_attached_name_hears_and_sends_over_every_outage() {
+    let world = World::new(|_| ());
+    let broker = world.broker().await;
+    let attach =
+        async |name: &str| within(world.bus.attach(&collector(name), Room::default())).await.unwrap();
+    let ((one, mut ear), (two, _deaf)) = (attach("one").await, attach("two").await);
+    let target = "collector.site-a.one";
+    within(one.hear(filters(&["task/#"]))).await.unwrap();
+    within(one.exclude(filters(&["task/noise"]))).await.unwrap();
+    within(two.send(target, "by name".into())).await.unwrap();
+    assert_eq!(within(two.send("nobody", "x".into())).await, Err(SendError::NoClient));
+    broker.publish("task/noise", b"n".to_vec()).await;
+    broker.publish("task/scan", b"t".to_vec()).await;
+    within(two.broadcast("collector.site-a.*", "all".into())).await.unwrap();
+    within(two.publish_for(&Topic::parse("task.own").unwrap(), target, "o".into())).await.unwrap();
+    let all = heard(&mut ear, 4).await;
+    let said: Vec<_> = all.iter().map(|heard| (heard.kind, &*heard.sender, &*heard.topic)).collect();
+    let sender = "collector.site-a.two";
+    assert_eq!(
+        said,
+        [
+            (HeardAs::Message, sender, ""),
+            (HeardAs::Published, "passer", "task/scan"),
+            (HeardAs::Broadcast, sender, ""),
+            (HeardAs::Published, sender, "task/own"),
+        ]
+    );
+
+    broker.kill().await;
+    world.link(false).await;
+    within(async {
+        while two.send(target, "x".into()).await != Err(SendError::Lost) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    within(one.unhear(filters(&["task/#"]))).await.unwrap();
+    within(one.hear(filters(&["other/+"]))).await.unwrap();
+    let broker = world.broker().await;
+    within(async {
+        while two.send(target, "again".into()).await.is_err() {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    // Both ask for it anew on their connections; a message may overtake that.
+    assert_eq!(&heard(&mut ear, 1).await[0].payload[..], b"again");
+    within(one.hear(Vec::new())).await.unwrap();
+    within(one.hear(filters(&["other/+"]))).await.unwrap();
+    broker.publish("task/scan", b"no".to_vec()).await;
+    broker.publish("other/a", b"yes".to_vec()).await;
+    assert_eq!(&heard(&mut ear, 1).await[0].payload[..], b"yes");
+}
+
+#[tokio::test]
+async fn an_ear_that_is_not_read_holds_up_neither_broker_nor_port() {
+    let world = World::new(|_| ());
+    let broker = world.broker().await;
+    let (port, ear) = within(world.bus.attach(&collector("one"), Room::default())).await.unwrap();
+    within(port.hear(filters(&["flood"]))).await.unwrap();
+    broker
+        .with(|client| {
+            Box::pin(async {
+                for _ in 0..5_000 {
+                    client.publish("flood", vec![0; 100].into(), QoS::Processed).await.unwrap();
+                }
+            })
+        })
+        .await;
+    assert_eq!(within(port.submit(batch("events.a", 0..3)).await.unwrap()).await, Taken::All);
+    let left = 1024;
+    within(async {
+        let mut dropped = 0;
+        while dropped < 5_000 - left {
+            dropped += ear.dropped();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(dropped, 5_000 - left);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_bus_with_one_name_for_all_says_that_nobody_can_be_addressed() {
+    let world = World::new(|config| config.names = Names::Shared("from/{site}/{name}/".parse().unwrap()));
+    let _broker = world.broker().await;
+    let attached = within(world.bus.attach(&collector("one"), Room::default())).await;
+    assert_eq!(attached.unwrap_err(), PortError::Shared);
+    assert!(world.port("one").await.is_ok(), "what failed left nothing behind");
 }

@@ -21,7 +21,8 @@ async fn what_comes_back_within_a_turn_goes_before_what_follows_it() {
     let core = Arc::clone(bus.core());
     let (_opened, opening) = mpsc::channel(1);
     let (_commands, commanded) = mpsc::channel(1);
-    let mut publisher = Publisher::new(Arc::clone(&core), opening, commanded);
+    let (pumps, _pumps) = mpsc::channel(1);
+    let mut publisher = Publisher::new(Arc::clone(&core), opening, commanded, pumps);
     let (client, id) = core.register("port", 1).await.unwrap();
     let (_port, gone) = oneshot::channel();
     publisher.open(Opened { id, client, gone });
