@@ -178,7 +178,7 @@ async fn broker(
                 Some(Command::Submit { port, events, done, .. }) if !closed.contains(&port) => {
                     waiting.push((port, events, done));
                 }
-                Some(Command::Submit { .. }) => {}
+                Some(Command::Submit { .. } | Command::Ask { .. } | Command::Attach { .. }) => {}
                 Some(Command::Close { port, done }) => {
                     closed.push(port);
                     waiting.retain(|(waiting, ..)| *waiting != port);
