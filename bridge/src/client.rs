@@ -113,7 +113,7 @@ impl Collector {
             if payload.len() > MAX_PAYLOAD {
                 return Err(PublishError::TooLarge { topic, bytes: payload.len() });
             }
-            Ok(Record { collector: self.name.clone(), topic, payload, time })
+            Ok(Record { collector: self.name.clone(), origin: None, topic, payload, time })
         };
         let records: Vec<Record> = events.into_iter().map(record).collect::<Result<_, _>>()?;
         Ok(self.spool.append(records).await?)

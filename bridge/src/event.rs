@@ -4,7 +4,7 @@
 //! far both ends are. A batch keeps its topics apart from its events: a few topics are parsed, judged and looked up once
 //! each, however many events name them.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -95,6 +95,57 @@ pub struct Event {
     pub payload: Bytes,
     /// When it happened at its source, nanoseconds since the UNIX epoch; 0: not said.
     pub time: u64,
+}
+
+/// Where events come from that are relayed from one gateway to another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// Site of the collector.
+    pub site: Arc<str>,
+    /// The stream that numbered the events at their source; none: they were never numbered.
+    pub stream: Option<StreamId>,
+    /// Names of the gateways that have relayed them, oldest first.
+    pub hops: Vec<Arc<str>>,
+}
+
+impl Origin {
+    /// Most gateways that relay an event.
+    pub const MOST_HOPS: usize = 8;
+}
+
+/// What relayed events keep of where they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relayed {
+    /// The same for all of them.
+    pub origin: Arc<Origin>,
+    /// The number of each in the origin's stream, in their order; 0 without a stream.
+    pub seqs: Vec<Seq>,
+}
+
+impl Relayed {
+    /// Keeps what belongs to the first `keep` events; returns what belongs to the others.
+    #[must_use]
+    pub fn split_off(&mut self, keep: usize) -> Self {
+        let seqs = self.seqs.split_off(keep.min(self.seqs.len()));
+        Self { origin: Arc::clone(&self.origin), seqs }
+    }
+
+    /// The id of the event at place `at`, as it was given at its source: `<stream>/<number>`; none, if it was not numbered.
+    #[must_use]
+    pub fn id(&self, at: usize) -> Option<String> {
+        let stream = self.origin.stream?;
+        self.seqs.get(at).map(|seq| format!("{stream}/{seq}"))
+    }
+
+    /// Whether both are the same gateway's relay of the same stream, or neither is relayed.
+    #[must_use]
+    pub fn is_same(one: Option<&Self>, other: Option<&Self>) -> bool {
+        match (one, other) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(&one.origin, &other.origin) || one.origin == other.origin,
+            _ => false,
+        }
+    }
 }
 
 /// Consecutive events of one collector, oldest first.

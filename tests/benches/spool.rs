@@ -168,7 +168,7 @@ fn records(count: usize) -> Vec<Record> {
     let topic = Topic::parse("events.process.metadata").expect("a topic");
     let payload = Bytes::from(vec![b'x'; PAYLOAD]);
     let collector = Some(Arc::from("procmond"));
-    vec![Record { collector, topic, payload, time: 1_700_000_000_000_000_000 }; count]
+    vec![Record { collector, origin: None, topic, payload, time: 1_700_000_000_000_000_000 }; count]
 }
 
 /// A folder on the disk that the build is on: the one for temporary files may be in memory.

@@ -111,7 +111,8 @@ impl Names {
             }
             return None;
         };
-        Some(Record { collector: self.collector(&message.sender), topic, payload: message.payload, time })
+        let collector = self.collector(&message.sender);
+        Some(Record { collector, origin: None, topic, payload: message.payload, time })
     }
 
     fn topic(&mut self, slashed: &Arc<str>) -> Option<Topic> {

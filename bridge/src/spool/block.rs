@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   marker 8 │ crc 4 │ head_bytes 4 │ body_bytes 4 │ events 4 │ first_seq 8 │ collector_bytes 2 │ topics 2
-//!   then an entry an event:  topic 2 │ 0 2 │ payload_bytes 4 │ time 8 │ crc of the payload 4
-//!   then the collector's name, then topics as length 2 and text; then, outside the head, the payloads
+//!   then an entry an event:  topic 2 │ 0 2 │ payload_bytes 4 │ time 8 │ crc of the payload 4 │ relayed: number at its origin 8
+//!   then the collector's name, relayed: the origin, then topics as length 2 and text; then, outside the head, the payloads
 //! ```
+//!
+//! The highest bit of `topics` says that the events are relayed.
 //!
 //! Little endian. The crc of the head covers all of it but itself, the marker included, so a damaged head loses the block
 //! and a damaged payload loses one event. The marker is random and of this spool: whoever crafts a payload cannot know it,
@@ -14,8 +16,8 @@ use bytes::Bytes;
 use crc32fast::Hasher;
 
 use crate::{
-    event::Seq,
-    spool::{Record, fields::Fields},
+    event::{Origin, Seq},
+    spool::{Record, fields::Fields, origin},
     topic::Topic,
 };
 
@@ -27,6 +29,12 @@ const FIXED: usize = 36;
 
 /// Bytes of an entry.
 const ENTRY: usize = 20;
+
+/// Bytes that the entry of a relayed event has more.
+const ENTRY_RELAYED: usize = 8;
+
+/// Says "relayed" where the number of topics stands.
+const RELAYED: u16 = 1 << 15;
 
 /// Most events of a block.
 const MAX_EVENTS: usize = 512;
@@ -60,7 +68,7 @@ pub(super) fn encode(
     for record in records.iter().take(MAX_EVENTS) {
         let bytes = record.payload.len();
         let full = !indices.is_empty() && body_bytes + bytes > body;
-        if full || record.collector != first.collector {
+        if full || record.collector != first.collector || !origin::is_shared(record, first) {
             break;
         }
         let known = topics.iter().rposition(|topic| **topic == record.topic);
@@ -83,15 +91,22 @@ pub(super) fn encode(
     into.extend_from_slice(&as_u32(taken.len()).to_le_bytes());
     into.extend_from_slice(&first_seq.to_le_bytes());
     into.extend_from_slice(&collector.map_or(NO_COLLECTOR, |name| as_u16(name.len())).to_le_bytes());
-    into.extend_from_slice(&as_u16(topics.len()).to_le_bytes());
+    let relayed = if first.origin.is_some() { RELAYED } else { 0 };
+    into.extend_from_slice(&(as_u16(topics.len()) | relayed).to_le_bytes());
     for (record, topic) in taken.iter().zip(&indices) {
         into.extend_from_slice(&topic.to_le_bytes());
         into.extend_from_slice(&[0; 2]);
         into.extend_from_slice(&as_u32(record.payload.len()).to_le_bytes());
         into.extend_from_slice(&record.time.to_le_bytes());
         into.extend_from_slice(&crc32fast::hash(&record.payload).to_le_bytes());
+        if let Some((_, seq)) = &record.origin {
+            into.extend_from_slice(&seq.to_le_bytes());
+        }
     }
     into.extend_from_slice(collector.unwrap_or_default().as_bytes());
+    if let Some((origin, _)) = &first.origin {
+        origin::put(into, origin);
+    }
     for topic in topics {
         into.extend_from_slice(&as_u16(topic.dotted().len()).to_le_bytes());
         into.extend_from_slice(topic.dotted().as_bytes());
@@ -129,7 +144,7 @@ fn as_u32(length: usize) -> u32 {
 }
 
 /// As [`as_u32`].
-fn as_u16(length: usize) -> u16 {
+pub(super) fn as_u16(length: usize) -> u16 {
     u16::try_from(length).unwrap_or(u16::MAX)
 }
 
@@ -154,8 +169,17 @@ pub(super) struct Block {
     head_bytes: usize,
     collector_bytes: u16,
     topics: u16,
+    is_relayed: bool,
     /// Head and body.
     bytes: Bytes,
+}
+
+/// What the names of a block's head say.
+#[derive(Debug)]
+pub(super) struct Names<'a> {
+    pub(super) collector: Option<&'a str>,
+    pub(super) origin: Option<Origin>,
+    pub(super) topics: Vec<&'a str>,
 }
 
 impl Block {
@@ -186,7 +210,8 @@ impl Block {
             events: fixed.events,
             head_bytes,
             collector_bytes: fixed.collector_bytes,
-            topics: fixed.topics,
+            topics: fixed.topics & !RELAYED,
+            is_relayed: fixed.topics & RELAYED != 0,
             bytes: window.slice(offset..offset + total),
         })
     }
@@ -201,39 +226,50 @@ impl Block {
         self.bytes.len()
     }
 
-    /// The collector's name, if there is one, and the topics' text; `None` if they are not what a head must hold.
-    pub(super) fn names(&self) -> Option<(Option<&str>, Vec<&str>)> {
-        let names = self.bytes.get(FIXED + self.events as usize * ENTRY..self.head_bytes)?;
+    /// Bytes of the head before its names.
+    const fn entries_end(&self) -> usize {
+        FIXED + self.events as usize * self.entry()
+    }
+
+    const fn entry(&self) -> usize {
+        if self.is_relayed { ENTRY + ENTRY_RELAYED } else { ENTRY }
+    }
+
+    /// The names of its head; `None` if they are not what a head must hold.
+    pub(super) fn names(&self) -> Option<Names<'_>> {
+        let names = self.bytes.get(self.entries_end()..self.head_bytes)?;
         let mut fields = Fields(names);
         let collector = match self.collector_bytes {
             NO_COLLECTOR => None,
             bytes => Some(fields.text(bytes)?),
         };
+        let origin = if self.is_relayed { Some(origin::take(&mut fields)?) } else { None };
         let mut topics = Vec::with_capacity(usize::from(self.topics).min(MAX_TOPICS));
         for _ in 0..self.topics {
             let bytes = u16::from_le_bytes(fields.take()?);
             topics.push(fields.text(bytes)?);
         }
-        Some((collector, topics))
+        Some(Names { collector, origin, topics })
     }
 
     /// Its events, in order.
     pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
-        let table = self.bytes.get(FIXED..FIXED + self.events as usize * ENTRY).unwrap_or_default();
+        let table = self.bytes.get(FIXED..self.entries_end()).unwrap_or_default();
         let mut at = self.head_bytes;
-        table.chunks_exact(ENTRY).filter_map(move |entry| {
+        table.chunks_exact(self.entry()).filter_map(move |entry| {
             let mut fields = Fields(entry);
             let topic = u16::from_le_bytes(fields.take()?);
             let _reserved: [u8; 2] = fields.take()?;
             let bytes = u32::from_le_bytes(fields.take()?) as usize;
             let time = u64::from_le_bytes(fields.take()?);
             let crc = u32::from_le_bytes(fields.take()?);
+            let origin_seq = fields.take().map_or(0, u64::from_le_bytes);
             let from = at;
             at = at.saturating_add(bytes);
             // A sum of lengths beyond the body cannot pass the head's crc; if it did, the event counts as damaged.
             let payload = if at <= self.bytes.len() { self.bytes.slice(from..at) } else { Bytes::new() };
             let intact = payload.len() == bytes && crc32fast::hash(&payload) == crc;
-            Some(Entry { topic, time, payload, intact })
+            Some(Entry { topic, time, payload, origin_seq, intact })
         })
     }
 }
@@ -247,6 +283,8 @@ pub(super) struct Entry {
     pub(super) time: u64,
     /// A part of the window that was read.
     pub(super) payload: Bytes,
+    /// Its number at its origin; 0 if it is not relayed.
+    pub(super) origin_seq: Seq,
     /// Whether the payload is what was written.
     pub(super) intact: bool,
 }
@@ -278,13 +316,17 @@ impl Fixed {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::event::StreamId;
 
     const MARKER: Marker = *b"\x01\xff mark ";
 
     fn record(collector: Option<&str>, topic: &str, payload: &str) -> Record {
         Record {
             collector: collector.map(Into::into),
+            origin: None,
             topic: Topic::parse(topic).unwrap(),
             payload: Bytes::copy_from_slice(payload.as_bytes()),
             time: payload.len() as u64,
@@ -315,7 +357,9 @@ mod tests {
         assert_eq!(taken, 3);
         let block = whole(&bytes);
         assert_eq!((block.first_seq, block.last_seq(), block.len()), (7, 9, bytes.len()));
-        assert_eq!(block.names().unwrap(), (Some("procmond"), vec!["a.b", "c"]));
+        let names = block.names().unwrap();
+        assert_eq!((names.collector, names.topics), (Some("procmond"), vec!["a.b", "c"]));
+        assert_eq!(names.origin, None);
         let entries: Vec<_> = block.entries().collect();
         assert!(entries.iter().all(|entry| entry.intact));
         let read: Vec<_> =
@@ -327,7 +371,9 @@ mod tests {
     fn a_block_ends_where_the_collector_changes_or_it_is_full() {
         let (bytes, taken) = block(&[record(None, "a", "x"), record(Some("p"), "a", "y")]);
         assert_eq!(taken, 1);
-        assert_eq!(whole(&bytes).names().unwrap(), (None, vec!["a"]));
+        let large = whole(&bytes);
+        let names = large.names().unwrap();
+        assert_eq!((names.collector, names.topics), (None, vec!["a"]));
         let large = "x".repeat(600);
         assert_eq!(block(&[record(None, "a", &large), record(None, "a", &large)]).1, 1);
         assert_eq!(block(&vec![record(None, "a", ""); MAX_EVENTS + 1]).1, MAX_EVENTS);
@@ -353,6 +399,29 @@ mod tests {
                 Parsed::Bad | Parsed::Short(_) => assert!(at / 8 < head, "bit {at} of the body"),
             }
         }
+    }
+
+    #[test]
+    fn a_relayed_event_keeps_its_origin_and_its_number_there() {
+        let origin = Arc::new(Origin {
+            site: "site-b".into(),
+            stream: Some(StreamId::random()),
+            hops: vec!["region-1".into(), "region-2".into()],
+        });
+        let relayed = |seq, payload| Record {
+            origin: Some((Arc::clone(&origin), seq)),
+            ..record(Some("procmond"), "a.b", payload)
+        };
+        let own = record(Some("procmond"), "a.b", "own");
+        let (bytes, taken) = block(&[relayed(7, "one"), relayed(9, "two"), own]);
+        assert_eq!(taken, 2, "what is our own stands in a block of its own");
+        let block = whole(&bytes);
+        let names = block.names().unwrap();
+        assert_eq!((names.collector, names.topics), (Some("procmond"), vec!["a.b"]));
+        assert_eq!(names.origin.as_ref(), Some(&*origin));
+        let entries: Vec<_> = block.entries().map(|entry| (entry.origin_seq, entry.payload)).collect();
+        assert_eq!(entries, [(7, "one".into()), (9, "two".into())]);
+        assert!(block.entries().all(|entry| entry.intact));
     }
 
     #[test]

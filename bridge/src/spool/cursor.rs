@@ -10,10 +10,10 @@ use std::{
 };
 
 use crate::{
-    event::{Class, Event, Events, Seq},
+    event::{Class, Event, Events, Origin, Relayed, Seq},
     spool::{
         GapReason,
-        block::Block,
+        block::{Block, Names},
         handle::{Shared, View},
         recover::UNREADABLE,
         segment::{WINDOW, Walk},
@@ -32,6 +32,7 @@ pub(super) struct Cursor {
     topics: Topics,
     /// The last one read: they seldom change.
     collector: Option<Arc<str>>,
+    origin: Option<Arc<Origin>>,
     /// Times in a row that the disk could not read what comes next.
     unread: u32,
 }
@@ -46,7 +47,7 @@ struct Open {
 #[derive(Debug)]
 pub(super) enum Piece {
     Gap { first_seq: Seq, last_seq: Seq, reason: GapReason },
-    Run { first_seq: Seq, collector: Option<Arc<str>>, events: Events },
+    Run { first_seq: Seq, collector: Option<Arc<str>>, relayed: Option<Box<Relayed>>, events: Events },
 }
 
 impl Piece {
@@ -76,6 +77,7 @@ impl Cursor {
             open: None,
             topics: Topics::default(),
             collector: None,
+            origin: None,
             unread: 0,
         }
     }
@@ -162,42 +164,53 @@ impl Cursor {
         if block.last_seq() < self.position {
             return;
         }
-        let Some((collector, topics)) = block.names().and_then(|(collector, topics)| {
-            let topics =
-                topics.into_iter().map(|topic| self.topics.find(topic)).collect::<Option<Vec<_>>>()?;
-            Some((collector, topics))
-        }) else {
+        let Some(topics) = block.names().and_then(|names| self.learn(names)) else {
             self.gap(block.last_seq().min(end - 1), GapReason::Corrupt, into);
             return;
         };
-        if self.collector.as_deref() != collector {
-            self.collector = collector.map(Into::into);
-        }
         if block.first_seq > self.position {
             self.gap(block.first_seq - 1, GapReason::Corrupt, into);
         }
         let mut run = Events { topics: topics.clone(), events: Vec::with_capacity(block.events as usize) };
+        let mut seqs = Vec::new();
         for (entry, seq) in block.entries().zip(block.first_seq..end) {
             if seq < self.position + run.len() as u64 {
                 continue;
             }
             if entry.intact && usize::from(entry.topic) < topics.len() {
                 let topic = u32::from(entry.topic);
+                if self.origin.is_some() {
+                    seqs.push(entry.origin_seq);
+                }
                 run.events.push(Event { topic, payload: entry.payload, time: entry.time });
             } else {
                 let empty = Events { topics: topics.clone(), events: Vec::new() };
-                self.run(std::mem::replace(&mut run, empty), into);
+                self.run(std::mem::replace(&mut run, empty), std::mem::take(&mut seqs), into);
                 self.gap(seq, GapReason::Corrupt, into);
             }
         }
-        self.run(run, into);
+        self.run(run, seqs, into);
     }
 
-    fn run(&mut self, events: Events, into: &mut VecDeque<Piece>) {
+    /// Remembers who speaks in a block, and finds its topics.
+    fn learn(&mut self, names: Names<'_>) -> Option<Vec<Topic>> {
+        let Names { collector, origin, topics } = names;
+        let topics = topics.into_iter().map(|topic| self.topics.find(topic)).collect::<Option<Vec<_>>>()?;
+        if self.collector.as_deref() != collector {
+            self.collector = collector.map(Into::into);
+        }
+        if self.origin.as_deref() != origin.as_ref() {
+            self.origin = origin.map(Arc::new);
+        }
+        Some(topics)
+    }
+
+    fn run(&mut self, events: Events, seqs: Vec<Seq>, into: &mut VecDeque<Piece>) {
         if !events.is_empty() {
             let first_seq = self.position;
             self.position += events.len() as u64;
-            into.push_back(Piece::Run { first_seq, collector: self.collector.clone(), events });
+            let relayed = self.origin.clone().map(|origin| Box::new(Relayed { origin, seqs }));
+            into.push_back(Piece::Run { first_seq, collector: self.collector.clone(), relayed, events });
         }
     }
 

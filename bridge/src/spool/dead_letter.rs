@@ -16,7 +16,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 
 use crate::{
-    event::{Class, Event, Events, Seq, StreamId},
+    event::{Class, Events, Relayed, Seq, StreamId},
     spool::{
         age,
         cursor::{Cursor, Piece},
@@ -58,6 +58,11 @@ struct Letter<'a> {
 struct Rejected {
     #[serde(skip_serializing_if = "Option::is_none")]
     collector: Option<String>,
+    /// Of a relayed event: its collector's site, and its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<String>,
     time: u64,
@@ -194,11 +199,10 @@ impl Source {
         loop {
             while self.pieces.pop_front_if(|piece| piece.last_seq() < seq).is_some() {}
             match self.pieces.front() {
-                Some(Piece::Run { first_seq, collector, events }) => {
-                    let event = seq
-                        .checked_sub(*first_seq)
-                        .and_then(|at| events.events.get(usize::try_from(at).ok()?));
-                    return Ok(event.map(|event| rejected(collector.as_deref(), events, event)));
+                Some(Piece::Run { first_seq, collector, relayed, events }) => {
+                    let at = seq.checked_sub(*first_seq).and_then(|at| usize::try_from(at).ok());
+                    let speaker = (collector.as_deref(), relayed.as_deref());
+                    return Ok(at.and_then(|at| rejected(speaker, events, at)));
                 }
                 Some(Piece::Gap { .. }) => return Ok(None),
                 None => {}
@@ -215,11 +219,18 @@ impl Source {
     }
 }
 
-fn rejected(collector: Option<&str>, events: &Events, event: &Event) -> Rejected {
-    Rejected {
+fn rejected(
+    (collector, relayed): (Option<&str>, Option<&Relayed>),
+    events: &Events,
+    at: usize,
+) -> Option<Rejected> {
+    let event = events.events.get(at)?;
+    Some(Rejected {
         collector: collector.map(ToOwned::to_owned),
+        site: relayed.map(|relayed| relayed.origin.site.as_ref().to_owned()),
+        id: relayed.and_then(|relayed| relayed.id(at)),
         topic: events.topic_of(event).map(|topic| topic.dotted().to_owned()),
         time: event.time,
         data_base64: STANDARD.encode(&event.payload),
-    }
+    })
 }

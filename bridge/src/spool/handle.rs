@@ -15,8 +15,10 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::{
-    event::{Class, Seq, StreamId},
-    spool::{Config, Reader, Record, Stats, StreamState, block::MAX_COLLECTOR, owner::Owner, segment::Place},
+    event::{Class, Origin, Seq, StreamId},
+    spool::{
+        Config, Reader, Record, Stats, StreamState, block::MAX_COLLECTOR, origin, owner::Owner, segment::Place,
+    },
 };
 
 /// The queue on disk. Cheap to clone; when the last clone is dropped, or [`Self::close`] is called, its owner ends.
@@ -159,6 +161,9 @@ impl Spool {
         for record in &records {
             if let Some(name) = record.collector.as_deref().filter(|name| name.len() > MAX_COLLECTOR) {
                 return Err(SpoolError::CollectorTooLong { bytes: name.len() });
+            }
+            if record.origin.as_ref().is_some_and(|(origin, _)| !origin::fits(origin)) {
+                return Err(SpoolError::OriginTooLong);
             }
             let bytes = record.payload.len();
             let most = self.shared.max_payload();
@@ -314,6 +319,9 @@ pub enum SpoolError {
         /// The folder.
         directory: PathBuf,
     },
+    /// An origin that no block can hold.
+    #[error("an origin has more than {} hops, or a name longer than {MAX_COLLECTOR}", Origin::MOST_HOPS)]
+    OriginTooLong,
     /// Others could read the events, or put some in.
     #[error(
         "the spool directory {} is open to others (mode {mode:04o}); \

@@ -19,7 +19,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    event::{Class, Events, Seq, StreamId},
+    event::{Class, Events, Origin, Relayed, Seq, StreamId},
     topic::Topic,
 };
 
@@ -51,6 +51,8 @@ mod folder;
 
 mod fields;
 
+mod origin;
+
 mod age;
 
 pub use config::{ClassRule, Config, ConfigError, Sync};
@@ -60,8 +62,10 @@ pub use reader::Reader;
 /// An event on its way into the spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The local collector that speaks; none: the owner of the spool itself.
+    /// The collector that speaks; none: the owner of the spool itself.
     pub collector: Option<Arc<str>>,
+    /// Where it comes from, and its number there, if it is relayed from a gateway.
+    pub origin: Option<(Arc<Origin>, Seq)>,
     /// Its topic, which decides its class.
     pub topic: Topic,
     /// The payload, opaque.
@@ -79,6 +83,8 @@ pub enum Chunk {
         first_seq: Seq,
         /// Who speaks; none: the owner of the spool itself.
         collector: Option<Arc<str>>,
+        /// Where they come from, if they are relayed: boxed, for few are.
+        relayed: Option<Box<Relayed>>,
         /// The events.
         events: Events,
     },

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    event::{Class, Event, Events, Seq},
+    event::{Class, Event, Events, Relayed, Seq},
     spool::{
         Chunk,
         cursor::{Cursor, Piece},
@@ -121,11 +121,11 @@ impl Reader {
 
 /// Takes from the front what belongs into one chunk.
 fn take(ready: &mut VecDeque<Piece>, max_events: usize, max_bytes: usize) -> Option<Chunk> {
-    let (first_seq, collector, events) = match ready.pop_front()? {
+    let (first_seq, collector, mut relayed, events) = match ready.pop_front()? {
         Piece::Gap { first_seq, last_seq, reason } => {
             return Some(Chunk::Gap { first_seq, last_seq, reason });
         }
-        Piece::Run { first_seq, collector, events } => (first_seq, collector, events),
+        Piece::Run { first_seq, collector, relayed, events } => (first_seq, collector, relayed, events),
     };
     let fits = events.len() <= max_events && events.payload_bytes() <= max_bytes;
     let mut room = Room { events: max_events, bytes: max_bytes };
@@ -138,28 +138,41 @@ fn take(ready: &mut VecDeque<Piece>, max_events: usize, max_bytes: usize) -> Opt
         let mut chunk = Events::default();
         let rest = room.fill(&mut chunk, events);
         let first_seq = first_seq + chunk.len() as u64;
-        ready.push_front(Piece::Run { first_seq, collector: collector.clone(), events: rest });
+        let behind = relayed.as_mut().map(|relayed| Box::new(relayed.split_off(chunk.len())));
+        ready.push_front(Piece::Run {
+            first_seq,
+            collector: collector.clone(),
+            relayed: behind,
+            events: rest,
+        });
         room.events = 0;
         chunk
     };
     // Small appends make small blocks: bring them together.
     while room.events > 0 {
-        let Some(Piece::Run { collector: next, .. }) = ready.front() else { break };
-        if *next != collector {
+        let Some(Piece::Run { collector: next, relayed: origin, .. }) = ready.front() else { break };
+        if *next != collector || !Relayed::is_same(origin.as_deref(), relayed.as_deref()) {
             break;
         }
-        let Some(Piece::Run { first_seq: next_seq, collector: next, events }) = ready.pop_front() else {
+        let Some(Piece::Run { first_seq: next_seq, collector: next, relayed: mut more, events }) =
+            ready.pop_front()
+        else {
             break;
         };
         let before = chunk.len();
         let rest = room.fill(&mut chunk, events);
+        let taken = chunk.len() - before;
+        let behind = more.as_mut().map(|more| Box::new(more.split_off(taken)));
+        if let (Some(relayed), Some(more)) = (&mut relayed, more) {
+            relayed.seqs.extend(more.seqs);
+        }
         if !rest.is_empty() {
-            let first_seq = next_seq + (chunk.len() - before) as u64;
-            ready.push_front(Piece::Run { first_seq, collector: next, events: rest });
+            let first_seq = next_seq + taken as u64;
+            ready.push_front(Piece::Run { first_seq, collector: next, relayed: behind, events: rest });
             break;
         }
     }
-    Some(Chunk::Events { first_seq, collector, events: chunk })
+    Some(Chunk::Events { first_seq, collector, relayed, events: chunk })
 }
 
 /// What still fits into a chunk.

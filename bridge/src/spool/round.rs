@@ -3,10 +3,11 @@
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::{
-    event::Class,
+    event::{Class, Origin},
     spool::{
         Record,
         handle::{Append, Command, PerClass, SpoolError},
+        origin,
     },
 };
 
@@ -61,10 +62,19 @@ impl Round {
     }
 }
 
-/// Brings together the events of each collector, so that blocks and batches stay large where collectors take turns. Those
-/// of one keep their order.
+/// Brings together the events of each collector and origin, so that blocks and batches stay large where collectors take
+/// turns. Those of one keep their order.
 pub(super) fn bring_together(records: &mut [Record]) {
-    if records.windows(2).any(|pair| matches!(pair, [one, other] if one.collector != other.collector)) {
-        records.sort_by(|one, other| one.collector.cmp(&other.collector));
+    let differ = |one: &Record, other: &Record| {
+        one.collector != other.collector || !origin::is_shared(one, other)
+    };
+    if records.windows(2).any(|pair| matches!(pair, [one, other] if differ(one, other))) {
+        records.sort_by(|one, other| {
+            one.collector.cmp(&other.collector).then_with(|| origin_of(one).cmp(&origin_of(other)))
+        });
     }
+}
+
+fn origin_of(record: &Record) -> Option<&Origin> {
+    record.origin.as_ref().map(|(origin, _)| &**origin)
 }

@@ -341,3 +341,33 @@ async fn stats_tell_what_waits() {
     assert_eq!(stats.of(C).oldest, None);
     open.close().await;
 }
+
+#[tokio::test]
+async fn relayed_events_come_out_with_their_origins_however_they_are_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = Open::at(directory.path());
+    let origin = |site: &str| {
+        Arc::new(Origin { site: site.into(), stream: Some(StreamId::random()), hops: vec!["region".into()] })
+    };
+    let origins = [Some(origin("site-a")), Some(origin("site-b")), None];
+    let of = |n: usize| origins[n / 5 % 3].clone().map(|origin| (origin, 1000 + n as u64));
+    for from in (0..300_usize).step_by(10) {
+        let record = |n| Record { collector: None, origin: of(n), time: n as u64, ..event(T, 1) };
+        open.append((from..from + 10).map(record).collect()).await;
+    }
+    for most in [1, 3, 7, 64] {
+        let mut reader = open.spool.reader(T, 1);
+        let mut seen = 0;
+        while seen < 300 {
+            let Some(Chunk::Events { relayed, events, .. }) = reader.next(most, 1 << 20).await else {
+                panic!("a gap")
+            };
+            for (at, event) in events.events.iter().enumerate() {
+                let found = relayed.as_ref().map(|relayed| (Arc::clone(&relayed.origin), relayed.seqs[at]));
+                assert_eq!(found, of(usize::try_from(event.time).unwrap()), "chunks of {most}");
+                seen += 1;
+            }
+        }
+    }
+    open.close().await;
+}

@@ -5,7 +5,7 @@
     reason = "an open spool is closed, and what is dropped after that matters not"
 )]
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -13,7 +13,7 @@ use tokio::time;
 
 use super::{Chunk, ClassRule, Config, GapReason, Record, Spool, SpoolError, Stats};
 use crate::{
-    event::{Class, Seq},
+    event::{Class, Origin, Seq, StreamId},
     lifecycle::Lifecycle,
     topic::Topic,
 };
@@ -134,6 +134,7 @@ fn event(class: Class, seq: Seq) -> Record {
     };
     Record {
         collector: (seq / 50 % 2 == 1).then(|| "procmond".into()),
+        origin: None,
         topic: Topic::parse(&topic).unwrap(),
         payload: payload(class, seq),
         time: seq,
@@ -146,7 +147,7 @@ fn payload(class: Class, seq: Seq) -> Bytes {
 }
 
 fn check(class: Class, chunk: &Chunk) {
-    let Chunk::Events { first_seq, events, collector } = chunk else { return };
+    let Chunk::Events { first_seq, events, collector, .. } = chunk else { return };
     assert!(!events.is_empty());
     for (seq, found) in (*first_seq..).zip(&events.events) {
         let wanted = event(class, seq);
