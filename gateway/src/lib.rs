@@ -24,6 +24,8 @@ pub mod policy;
 
 pub mod bus;
 
+pub mod upstream;
+
 pub mod state;
 
 pub mod snapshot;

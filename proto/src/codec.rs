@@ -99,7 +99,7 @@ mod tests {
     use crate::v1;
 
     fn event(payload: &[u8]) -> v1::Event {
-        v1::Event { topic: 1, payload: Bytes::copy_from_slice(payload), time_unix_nanos: 7 }
+        v1::Event { topic: 1, payload: Bytes::copy_from_slice(payload), time_unix_nanos: 7, origin_seq: 0 }
     }
 
     /// The bytes of the allocation that `slice` pins, if nobody else does.

@@ -269,13 +269,14 @@ impl Sender {
     }
 
     fn batch(stream: &Bytes, first_seq: u64, payload: &Bytes, events: usize) -> LinkRequest {
-        let event = Event { topic: 0, payload: payload.clone(), time_unix_nanos: 0 };
+        let event = Event { topic: 0, payload: payload.clone(), time_unix_nanos: 0, origin_seq: 0 };
         request(link_request::Frame::Batch(Batch {
             stream: stream.clone(),
             first_seq,
             collector: String::new(),
             topics: vec!["events.process.metadata".to_owned()],
             events: vec![event; events],
+            origin: None,
         }))
     }
 }

@@ -242,7 +242,8 @@ pub fn batch(
         topics: vec![topic.to_owned()],
         events: payloads
             .into_iter()
-            .map(|payload| Event { topic: 0, payload: payload.into(), time_unix_nanos: 0 })
+            .map(|payload| Event { topic: 0, payload: payload.into(), time_unix_nanos: 0, origin_seq: 0 })
             .collect(),
+        origin: None,
     })
 }

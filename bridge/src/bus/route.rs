@@ -116,6 +116,19 @@ impl Routes {
         Ok(Self { ruled: rules.into_iter().map(resolve).collect::<Result<_, _>>()?, rest })
     }
 
+    /// Adds a route for each of `patterns` behind those there are: on them nobody need listen, for the events go elsewhere too.
+    #[must_use]
+    pub fn relayed(mut self, patterns: &[Pattern]) -> Self {
+        let route = |pattern: &Pattern| Route {
+            pattern: pattern.clone(),
+            unheard: Unheard::Discard,
+            ..self.rest.clone()
+        };
+        let more: Vec<Route> = patterns.iter().map(route).collect();
+        self.ruled.extend(more);
+        self
+    }
+
     /// Whether some route wraps events.
     #[must_use]
     pub fn wraps(&self) -> bool {

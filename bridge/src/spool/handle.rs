@@ -17,7 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use crate::{
     event::{Class, Origin, Seq, StreamId},
     spool::{
-        Config, Reader, Record, Stats, StreamState, block::MAX_COLLECTOR, origin, owner::Owner, segment::Place,
+        Config, Reader, Record, Stats, StreamState, block::MAX_COLLECTOR, origin, owner::Owner,
+        segment::Place,
     },
 };
 

@@ -7,7 +7,6 @@ use crate::{
     spool::{
         Record,
         handle::{Append, Command, PerClass, SpoolError},
-        origin,
     },
 };
 
@@ -62,19 +61,18 @@ impl Round {
     }
 }
 
-/// Brings together the events of each collector and origin, so that blocks and batches stay large where collectors take
-/// turns. Those of one keep their order.
+/// Brings together the events of each collector, so that blocks and batches stay large where collectors take turns. Those of
+/// one keep their order. Of relayed ones those of an origin are brought together, and keep theirs: they were numbered before.
 pub(super) fn bring_together(records: &mut [Record]) {
-    let differ = |one: &Record, other: &Record| {
-        one.collector != other.collector || !origin::is_shared(one, other)
-    };
-    if records.windows(2).any(|pair| matches!(pair, [one, other] if differ(one, other))) {
-        records.sort_by(|one, other| {
-            one.collector.cmp(&other.collector).then_with(|| origin_of(one).cmp(&origin_of(other)))
-        });
+    if records.windows(2).any(|pair| matches!(pair, [one, other] if source(one) != source(other))) {
+        records.sort_by(|one, other| source(one).cmp(&source(other)));
     }
 }
 
-fn origin_of(record: &Record) -> Option<&Origin> {
-    record.origin.as_ref().map(|(origin, _)| &**origin)
+/// Whose order an event keeps.
+fn source(record: &Record) -> (Option<&Origin>, Option<&str>) {
+    match &record.origin {
+        Some((origin, _)) => (Some(origin), None),
+        None => (None, record.collector.as_deref()),
+    }
 }

@@ -43,6 +43,7 @@ pub(super) fn routes() -> Router<Sources> {
         .route("/api/v1/collectors", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.collectors, &h)))
         .route("/api/v1/refusals", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.refusals, &h)))
         .route("/api/v1/bus", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.bus, &h)))
+        .route("/api/v1/upstream", get(show_upstream))
         .route("/api/v1/certificates", get(show_certificates))
 }
 
@@ -55,6 +56,14 @@ async fn show_health(State(snapshots): State<Snapshots>, headers: HeaderMap) -> 
     let health = health::health(&snapshots);
     // The moment of the check is in every answer and makes none of them news.
     json(&health, Some(stable(&health)), &headers)
+}
+
+async fn show_upstream(State(snapshots): State<Snapshots>, headers: HeaderMap) -> Response {
+    let Some(part) = &snapshots.upstream else {
+        let detail = "this gateway relays to none; [upstream] in its configuration names one";
+        return Problem::new(StatusCode::NOT_FOUND, detail).into_response();
+    };
+    show(part, &headers)
 }
 
 async fn show_certificates(State(snapshots): State<Snapshots>, headers: HeaderMap) -> Response {

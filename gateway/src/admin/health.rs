@@ -11,7 +11,7 @@ use std::{
 use daemoneye_bridge::lifecycle::Phase;
 
 use crate::{
-    snapshot::{BusView, Component, Health, Snapshots, Timestamp, Trouble, Word},
+    snapshot::{BusView, Component, Health, Snapshots, Timestamp, Trouble, UpstreamView, Word},
     telemetry::metrics::VERSION,
 };
 
@@ -52,7 +52,7 @@ pub(super) fn readiness(snapshots: &Snapshots) -> Vec<Check> {
 pub(super) fn health(snapshots: &Snapshots) -> Health {
     let now = Timestamp::now();
     let phase = *snapshots.phase.borrow();
-    let components = vec![
+    let mut components = vec![
         lifecycle(phase).component("lifecycle", now),
         tls(snapshots, now.0).component("tls", now),
         policy(snapshots).component("policy", now),
@@ -60,6 +60,9 @@ pub(super) fn health(snapshots: &Snapshots) -> Health {
         bus(&snapshots.bus.borrow()).component("bus", now),
         state(snapshots).component("state", now),
     ];
+    if let Some(part) = &snapshots.upstream {
+        components.push(upstream(&part.borrow()).component("upstream", now));
+    }
     let status = components.iter().map(|component| component.status).max().unwrap_or_default();
     Health { status, phase, version: VERSION, components }
 }
@@ -186,6 +189,20 @@ fn bus(bus: &BusView) -> Finding {
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     let message = format!("nobody listens to {}{more}; events wait in their spools", routes.join(", "));
     Finding::since(Word::Degraded, message, longest)
+}
+
+fn upstream(way: &UpstreamView) -> Finding {
+    let waiting = format!("events that wait: {}", way.waiting);
+    if let Some(error) = &way.disk_error {
+        let message = format!("the upstream spool cannot be written, collectors are held back: {error}");
+        return Finding { status: Word::Unhealthy, message, since: None };
+    }
+    if let Some(gateway) = &way.gateway {
+        return Finding::healthy(format!("linked to {gateway}; {waiting}"));
+    }
+    let why = way.trouble.as_ref().map_or("being sought", |trouble| trouble.cause.as_str());
+    let message = format!("no gateway above: {why}; {waiting}");
+    Finding { status: Word::Degraded, message, since: way.since }
 }
 
 fn state(snapshots: &Snapshots) -> Finding {

@@ -55,6 +55,7 @@ impl Parts {
 
     fn snapshots(&self) -> Snapshots {
         Snapshots {
+            upstream: None,
             phase: self.phase.subscribe(),
             collectors: self.collectors.subscribe(),
             refusals: self.refusals.subscribe(),

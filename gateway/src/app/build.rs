@@ -14,25 +14,27 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, Admin, Commands},
     app::{
-        Addresses, Gateway, Reception, descriptors, grpc, local::Local, orders::Orders, record, reload, views,
+        Addresses, Gateway, Reception, descriptors, grpc, local::Local, orders::Orders, record, reload,
+        upward::Upward, views,
     },
-    bus::AuthorizedBus,
+    bus::{self, AuthorizedBus},
     config::{Config, Drain},
     deny,
     ingress::{self, Ingress},
     policy::{self, Judge, Policy, PolicyError, command::Desk},
     session::{
         self, Sessions, Stages,
-        http2::{self, Server},
+        http2::Server,
         leash::{Grounds, Roll},
     },
-    snapshot::{BusView, Part, Snapshots, StateView, Timestamp},
+    snapshot::{BusView, Part, Snapshots, StateView, Timestamp, UpstreamView},
     state::{
         self, State, StateError,
         audit::{Audit, AuditError},
     },
     telemetry::metrics::{Metrics, Vitals},
     tls::{Acceptor, Refusals},
+    upstream,
 };
 
 /// What the stages count, one each.
@@ -138,31 +140,29 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let roll = leash((ingress.tls(), denied, judge.clone()), &audit, &counts.session, &mut tasks);
     let desk = Desk::new(judge.clone(), config.policy.file);
     let commands = commands(deny.clone(), Orders { store, policy: desk, audit: audit.clone() }, &mut tasks);
-    let patience = config.bus.patience();
     let (local, carriers) = Local::open(given, &config.bus, config.in_process, config.unix_socket)?;
     tasks.back.extend(carriers);
-
+    let upward = config.upstream.map(|upstream| Upward::open(upstream, local.bus())).transpose()?;
     let stages = Stages {
         judge: judge.clone(),
-        bus: AuthorizedBus::patient(local.bus(), config.bus.routes, patience),
+        bus: authorized(&local, config.bus, upward.as_ref()),
         state: state.clone(),
         leash: front.leash(),
         drain: leaving(&config.drain),
         metrics: counts.session.clone(),
     };
-    let http2 = config.session.http2.clone();
-    let (sessions, registry) = Sessions::new(config.session, stages);
-    tasks.front.push(registry);
     let last_call = CancellationToken::new();
-    let server = serve(http2, &sessions, (&front, &local), &mut tasks)?.last_call(last_call.clone());
+    let (sessions, server) = converse(config.session, stages, (&front, &local), &mut tasks)?;
+    let server = server.last_call(last_call.clone());
 
     metrics.vitals(vitals(&front, &local));
     let (material, follow) = ingress.tls().follow();
     tasks.endless.push(follow.boxed());
-    let (bus, kept_state) = views(&local, &state, &mut tasks);
+    let (bus, kept) = views(&local, &state, &mut tasks);
+    let upstream = upward.as_ref().map(|upward| climb(upward.upstream(), &mut metrics, &mut tasks));
     let (phase, collectors, policy) = (front.watch(), sessions.view(), judge.view());
     let snapshots =
-        Snapshots { phase, collectors, refusals: refused, bus, material, policy, state: kept_state };
+        Snapshots { phase, collectors, refusals: refused, bus, material, policy, state: kept, upstream };
     Ok(Gateway {
         addresses: addresses(&ingress, &admin, &local),
         front,
@@ -173,6 +173,7 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
         audit,
         last_call,
         local,
+        upward,
         state,
         admin,
         snapshots,
@@ -182,16 +183,20 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     })
 }
 
-/// What speaks HTTP/2 with peers.
-fn serve(
-    config: http2::Config,
-    sessions: &Sessions,
+/// The conversations, and what speaks HTTP/2 with peers.
+fn converse(
+    config: session::Config,
+    stages: Stages,
     (front, local): (&Lifecycle, &Local),
     tasks: &mut Tasks,
-) -> Result<Server, BindError> {
+) -> Result<(Sessions, Server), BindError> {
+    let http2 = config.http2.clone();
+    let (sessions, registry) = Sessions::new(config, stages);
+    tasks.front.push(registry);
     let (routes, reporter) = grpc::add(sessions.routes())?;
     tasks.front.push(grpc::report(reporter, front.watch(), local.bus().state(), front.leash()).boxed());
-    Ok(Server::new(config, routes, front.leash(), front.leash().drain_token()))
+    let server = Server::new(http2, routes, front.leash(), front.leash().drain_token());
+    Ok((sessions, server))
 }
 
 /// What outlives a restart.
@@ -240,6 +245,17 @@ fn commands(deny: deny::Handle, orders: Orders, tasks: &mut Tasks) -> Commands {
     Commands { deny, policy, reload }
 }
 
+/// The bus as sessions have it.
+fn authorized(local: &Local, config: bus::Config, upward: Option<&Upward>) -> AuthorizedBus {
+    let patience = config.patience();
+    AuthorizedBus::relaying(
+        local.bus(),
+        config.routes,
+        patience,
+        upward.map(|upward| upward.upstream().relay()),
+    )
+}
+
 /// How sessions are sent away.
 fn leaving(drain: &Drain) -> session::Drain {
     session::Drain { spread: drain.spread, grace: drain.grace(), alternatives: drain.alternatives.clone() }
@@ -257,6 +273,14 @@ fn views(local: &Local, state: &State, tasks: &mut Tasks) -> (Part<BusView>, Par
     let (state, follow_state) = views::mirror(state.health(), views::state);
     tasks.endless.extend([follow_bus.boxed(), follow_state.boxed()]);
     (bus, state)
+}
+
+/// The way up, in snapshot and metrics.
+fn climb(way: &upstream::Upstream, metrics: &mut Metrics, tasks: &mut Tasks) -> Part<UpstreamView> {
+    let (part, follow) = views::upstream(way);
+    tasks.endless.push(follow.boxed());
+    way.register(metrics.registry());
+    part
 }
 
 fn addresses(ingress: &Ingress, admin: &Admin, local: &Local) -> Addresses {
@@ -309,6 +333,9 @@ pub enum BindError {
     /// The state file.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The way to a gateway above.
+    #[error(transparent)]
+    Upstream(#[from] upstream::OpenError),
 }
 
 impl BindError {

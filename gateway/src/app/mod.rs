@@ -48,6 +48,8 @@ mod record;
 
 mod reload;
 
+mod upward;
+
 mod views;
 
 #[cfg(test)]
@@ -56,6 +58,7 @@ mod tests;
 use build::Tasks;
 pub use build::{BindError, Summary};
 use local::Local;
+use upward::Upward;
 
 /// A gateway whose stages are made and bound, but do not move yet.
 #[derive(Debug)]
@@ -71,6 +74,7 @@ pub struct Gateway {
     /// Cuts who is still here when patience ends.
     last_call: CancellationToken,
     local: Local,
+    upward: Option<Upward>,
     state: State,
     admin: Admin,
     snapshots: Snapshots,
@@ -178,7 +182,7 @@ impl Gateway {
     ) -> Outcome {
         // Bus, state and reloads; the admin listener, which shows the end of all others.
         let (back, admin_life) = (Lifecycle::new(), Lifecycle::new());
-        let Self { front, drain, ingress, reception, last_call, mut local, state, .. } = self;
+        let Self { front, drain, ingress, reception, last_call, mut local, upward, state, .. } = self;
         let Tasks { front: ours, endless, back: behind } = self.tasks;
         let admin = self.admin.run(admin_life.leash(), self.snapshots, self.exporter, self.commands);
         admin_life.leash().spawn(admin);
@@ -188,6 +192,7 @@ impl Gateway {
         for task in endless {
             spawn_endless(&back.leash(), task);
         }
+        let risen = upward.map(Upward::begin);
         local.let_in(&back.leash());
         for task in ours {
             front.leash().spawn(task);
@@ -209,6 +214,10 @@ impl Gateway {
         local.close();
         let saved = save(&state).await;
         drop(state);
+        if let Some(risen) = risen {
+            let left = deadline.saturating_duration_since(Instant::now());
+            risen.end(left.saturating_sub(QUIET), hurry.clone()).await;
+        }
         let left = deadline.saturating_duration_since(Instant::now()).max(LAST);
         let unfinished = back.drain(left.min(QUIET), hurry.clone()).await;
         admin_life.drain(LAST, hurry).await;

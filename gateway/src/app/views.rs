@@ -1,13 +1,20 @@
 //! Parts of the snapshot that stages outside this crate, or without words for people, do not make themselves.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use daemoneye_bridge::bus::{BusState, Link};
-use tokio::sync::watch;
+use daemoneye_bridge::{
+    bus::{BusState, Link},
+    spool, uplink,
+};
+use tokio::{sync::watch, time};
 
 use crate::{
-    snapshot::{BusView, HeldRoute, Part, StateView, Trouble},
+    snapshot::{BusView, HeldRoute, Part, StateView, Trouble, UpstreamView},
     state::Health,
+    upstream::Upstream,
 };
 
 /// A part that shows what `source` holds, and the future that keeps it so for as long as the source lives.
@@ -48,6 +55,57 @@ pub(super) fn state(health: &Health) -> StateView {
         Health::Healthy => None,
     };
     StateView { trouble }
+}
+
+/// The way up, for people, and the future that keeps it so.
+pub(super) fn upstream(way: &Upstream) -> (Part<UpstreamView>, impl Future<Output = ()> + Send + 'static) {
+    let name = way.name().to_owned();
+    let (link, queue) = (way.link(), way.queue());
+    let show = move || climb(&name, &link.borrow(), &queue.borrow());
+    let (publish, part) = watch::channel(Arc::new(show()));
+    let follow = async move {
+        // Both change with every batch; nobody looks as often.
+        let mut ticks = time::interval(RENEWED);
+        loop {
+            ticks.tick().await;
+            let next = show();
+            publish.send_if_modified(|shown| {
+                let is_news = **shown != next;
+                if is_news {
+                    *shown = Arc::new(next);
+                }
+                is_news
+            });
+        }
+    };
+    (part, follow)
+}
+
+/// How often the way up is looked at.
+const RENEWED: Duration = Duration::from_secs(1);
+
+fn climb(name: &str, status: &uplink::Status, queue: &spool::Stats) -> UpstreamView {
+    let (gateway, peer) = match &status.link {
+        uplink::Link::Up { gateway, peer, .. } => (Some(gateway.clone()), Some(peer.clone())),
+        _ => (None, None),
+    };
+    let last = status.last_error.as_ref();
+    let oldest = queue.classes.iter().filter_map(|class| class.oldest).min();
+    UpstreamView {
+        name: name.to_owned(),
+        gateway,
+        peer,
+        since: status.link.since().map(Into::into),
+        trouble: last.map(|last| trouble(&last.what, last.at)),
+        disk_error: queue.disk_error.clone(),
+        waiting: queue.classes.iter().map(|class| class.events).sum(),
+        oldest: oldest.map(|nanos| (UNIX_EPOCH + Duration::from_nanos(nanos)).into()),
+        bytes: queue.bytes,
+        max_bytes: queue.max_bytes,
+        acked: status.acked,
+        rejected: status.rejected,
+        lost: queue.classes.iter().map(|class| class.evicted + class.corrupt).sum(),
+    }
 }
 
 fn trouble(cause: &str, since: SystemTime) -> Trouble {

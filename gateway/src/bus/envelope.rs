@@ -3,6 +3,8 @@
 //! BUS/RT frames have no headers, so this is the one way for a consumer to see the id of an event, and with it to drop
 //! duplicates.
 
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use daemoneye_bridge::{
@@ -22,8 +24,10 @@ use crate::policy::Collector;
 pub struct Origin<'a> {
     /// The stream; without one, ids are random.
     pub stream: Option<StreamId>,
-    /// The sequence number of each event, in order; not looked at where no route wraps.
+    /// The sequence number of each event, in order; not looked at where nobody is told of it.
     pub seqs: &'a [Seq],
+    /// Names of the gateways that have relayed them, oldest first.
+    pub hops: &'a [Arc<str>],
 }
 
 /// Wraps the events whose route asks for it.
@@ -43,7 +47,7 @@ pub(super) fn wrap(
             || Uuid::new_v4().to_string(),
             |stream| format!("{stream}/{}", origin.seqs.get(index).copied().unwrap_or_default()),
         );
-        event.payload = cloud_event(id, collector, topic, event);
+        event.payload = cloud_event(id, (collector, origin.hops), topic, event);
     }
 }
 
@@ -61,6 +65,9 @@ struct CloudEvent<'a> {
     /// An extension: the peer whose certificate vouches for the collector, where it is another.
     #[serde(skip_serializing_if = "Option::is_none")]
     assertedby: Option<String>,
+    /// An extension: the gateways that have relayed it, oldest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hops: Option<String>,
     datacontenttype: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
@@ -68,16 +75,22 @@ struct CloudEvent<'a> {
     data_base64: Option<String>,
 }
 
-fn cloud_event(id: String, collector: &Collector, topic: &Topic, event: &Event) -> Bytes {
+fn cloud_event(
+    id: String,
+    (collector, hops): (&Collector, &[Arc<str>]),
+    topic: &Topic,
+    event: &Event,
+) -> Bytes {
     let data = serde_json::from_slice::<&RawValue>(&event.payload).ok();
     let owner = collector.owner();
     let envelope = CloudEvent {
         specversion: "1.0",
         id,
-        source: format!("{}/{}", owner.site(), collector.name()),
+        source: format!("{}/{}", collector.site(), collector.name()),
         kind: topic.dotted(),
         time: moment(event.time),
         assertedby: collector.is_asserted().then(|| owner.to_string()),
+        hops: (!hops.is_empty()).then(|| hops.join(",")),
         datacontenttype: if data.is_some() { "application/json" } else { "application/octet-stream" },
         data,
         data_base64: data.is_none().then(|| STANDARD.encode(&event.payload)),

@@ -8,6 +8,7 @@
 
 mod envelope;
 mod hearing;
+mod ticket;
 mod voice;
 
 use std::{
@@ -19,7 +20,10 @@ use std::{
     time::Duration,
 };
 
-use daemoneye_bridge::bus::{Broker, Bus, BusName, PortError, Routes, Rule, remote};
+use daemoneye_bridge::{
+    bus::{Broker, Bus, BusName, PortError, Routes, Rule, remote},
+    event,
+};
 use serde::Deserialize;
 use tokio::time::{self, Instant};
 
@@ -27,9 +31,13 @@ use self::voice::Claim;
 pub use self::{
     envelope::Origin,
     hearing::{Heard, Hearing},
+    ticket::Ticket,
     voice::{Outgoing, Unsent, Voice},
 };
-use crate::policy::{Collector, SubscribePermit};
+use crate::{
+    policy::{Collector, SubscribePermit},
+    upstream::Relay,
+};
 
 /// Settings of the bus; every value is usable as it stands. Fixed for the life of the process.
 #[derive(Clone, Debug, Deserialize)]
@@ -121,6 +129,8 @@ struct Parts {
     patience: Duration,
     /// Numbers the names of subscribers.
     hearings: AtomicU64,
+    /// Where events go besides, on their way to a gateway above.
+    relay: Option<Relay>,
 }
 
 /// Who speaks under which name.
@@ -146,9 +156,21 @@ impl AuthorizedBus {
     /// As [`Self::new`], for a bus that may take as long as `patience` to register a name or to refuse it.
     #[must_use]
     pub fn patient(bus: Arc<dyn Bus>, routes: Routes, patience: Duration) -> Self {
+        Self::relaying(bus, routes, patience, None)
+    }
+
+    /// As [`Self::patient`]; what `relay` takes goes there too, and is taken only when it is there.
+    #[must_use]
+    pub fn relaying(bus: Arc<dyn Bus>, routes: Routes, patience: Duration, relay: Option<Relay>) -> Self {
         let wraps = routes.wraps();
         let claims = Claims::default();
-        Self(Arc::new(Parts { bus, routes, wraps, claims, patience, hearings: AtomicU64::new(1) }))
+        Self(Arc::new(Parts { bus, routes, wraps, claims, patience, hearings: AtomicU64::new(1), relay }))
+    }
+
+    /// Whether events of this origin may not be taken: this gateway would relay them in a circle.
+    #[must_use]
+    pub fn has_passed(&self, origin: &event::Origin) -> bool {
+        self.0.relay.as_ref().is_some_and(|relay| relay.has_passed(&origin.hops))
     }
 
     /// Opens the voice of a collector. The sessions and calls of one peer share it.
@@ -161,7 +183,7 @@ impl AuthorizedBus {
     ///
     /// [`OpenError`] says who has the name, or that the bus is not there.
     pub async fn open(&self, collector: &Collector) -> Result<Voice, OpenError> {
-        let name = BusName::collector(collector.owner().site(), collector.name())
+        let name = BusName::collector(collector.site(), collector.name())
             .map_err(|_| OpenError::AlreadyConnected)?;
         let claim = self.claim(&name, collector)?;
         let deadline = Instant::now() + self.0.patience;

@@ -95,7 +95,7 @@ fn outgoing(voice: &Voice, speaker: &mut Speaker, payload: &'static [u8]) -> Out
     let time = 1_700_000_000_000_000_000;
     let event = Event { topic: place.index, payload: Bytes::from_static(payload), time };
     let stream = StreamId::from_slice(&[7; 16]);
-    voice.seal(permit, vec![event], &Origin { stream, seqs: &[9] })
+    voice.seal(permit, vec![event], &Origin { stream, seqs: &[9], hops: &[] })
 }
 
 async fn submitted(asked: &mut mpsc::Receiver<Command>) -> Events {

@@ -2,23 +2,26 @@
 
 use std::{
     collections::HashMap,
+    iter,
     sync::{Arc, Weak},
 };
 
 use daemoneye_bridge::{
-    bus::{self, Bus, BusName, Port, PortError, Ticket},
-    event::{Event, Events},
+    bus::{self, Bus, BusName, Port, PortError},
+    event::{Event, Events, Seq},
+    spool::Record,
     topic::Topic,
 };
 use tokio::sync::OnceCell;
 
 use crate::{
     bus::{
-        AuthorizedBus, Claims,
+        AuthorizedBus, Claims, Ticket,
         envelope::{self, Origin},
     },
     identity::PeerId,
     policy::{Collector, PublishPermit},
+    upstream,
 };
 
 /// A peer's claim to a name on the bus, and the port behind it.
@@ -34,12 +37,12 @@ pub(super) struct Claim {
 
 impl Claim {
     pub(super) fn new(name: BusName, collector: &Collector, claims: Claims) -> Self {
-        let owner = collector.owner().clone();
+        let owner = owner(collector);
         Self { name, owner, collector: collector.name().into(), port: OnceCell::new(), claims }
     }
 
     pub(super) fn is_of(&self, collector: &Collector) -> bool {
-        self.owner == *collector.owner() && *self.collector == *collector.name()
+        self.owner == owner(collector) && *self.collector == *collector.name()
     }
 
     /// Opens the port, unless a sharer has.
@@ -70,6 +73,12 @@ impl Claim {
     }
 }
 
+/// Whose a name is: the peer's that vouches for it. A relayed collector's is its own, for several gateways may relay it.
+fn owner(collector: &Collector) -> PeerId {
+    let own = collector.is_relayed().then(|| PeerId::new(collector.site(), collector.name()).ok());
+    own.flatten().unwrap_or_else(|| collector.owner().clone())
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         self.withdraw();
@@ -92,15 +101,47 @@ impl Voice {
     pub fn seal(&self, permit: PublishPermit, mut events: Vec<Event>, origin: &Origin<'_>) -> Outgoing {
         let collector = Arc::clone(permit.collector());
         let topics = permit.spend();
+        let records = self.records(&collector, &topics, &events, origin);
         if self.wraps() {
             envelope::wrap(&self.bus.0.routes, &collector, &topics, &mut events, origin);
         }
-        Outgoing { collector, events: Events { topics, events } }
+        Outgoing { collector, events: Events { topics, events }, records }
     }
 
-    /// Whether some route wraps events, which then need their sequence numbers.
+    /// What of a batch goes to the gateway above, an entry for each event; empty if nothing does.
+    fn records(
+        &self,
+        collector: &Collector,
+        topics: &[Topic],
+        events: &[Event],
+        place: &Origin<'_>,
+    ) -> Vec<Option<Record>> {
+        let Some(relay) = &self.bus.0.relay else { return Vec::new() };
+        let taken: Vec<bool> = topics.iter().map(|topic| relay.takes(topic)).collect();
+        if !taken.contains(&true) {
+            return Vec::new();
+        }
+        let origin = relay.origin(collector.site(), place.stream, place.hops);
+        let name: Arc<str> = collector.name().into();
+        let seqs = place.seqs.iter().copied().chain(iter::repeat(upstream::UNNUMBERED));
+        let record = |(event, seq): (&Event, Seq)| {
+            let at = usize::try_from(event.topic).ok()?;
+            let topic = topics.get(at).filter(|_| taken.get(at) == Some(&true))?.clone();
+            let origin = Some((Arc::clone(&origin), seq));
+            let payload = event.payload.clone();
+            Some(Record { collector: Some(Arc::clone(&name)), origin, topic, payload, time: event.time })
+        };
+        events.iter().zip(seqs).map(record).collect()
+    }
+
+    /// Whether somebody is told the numbers of events.
     #[must_use]
-    pub fn wraps(&self) -> bool {
+    pub fn numbers(&self) -> bool {
+        self.wraps() || self.bus.0.relay.is_some()
+    }
+
+    /// Whether some route wraps events.
+    fn wraps(&self) -> bool {
         self.bus.0.wraps
     }
 
@@ -113,11 +154,19 @@ impl Voice {
         let Some(port) = self.claim.port.get().filter(|_| self.claim.is_of(&batch.collector)) else {
             return Err(Unsent::Closed);
         };
-        let Outgoing { collector, events } = batch;
-        port.try_submit(lane, events).map_err(|unsent| match unsent {
-            bus::Unsent::Closed => Unsent::Closed,
-            bus::Unsent::Full(events) => Unsent::Full(Outgoing { collector, events }),
-        })
+        // Room for both is found before either is given anything.
+        let relay = self.bus.0.relay.as_ref().filter(|_| !batch.records.is_empty());
+        let slot = relay.map(|relay| relay.try_reserve().ok_or(()));
+        let Ok(slot) = slot.transpose() else { return Err(Unsent::Full(batch)) };
+        let Outgoing { collector, events, records } = batch;
+        match port.try_submit(lane, events) {
+            Ok(ticket) => {
+                let stored = slot.map(|slot| slot.send(records.into_iter().flatten().collect()));
+                Ok(Ticket::new(ticket, stored))
+            }
+            Err(bus::Unsent::Closed) => Err(Unsent::Closed),
+            Err(bus::Unsent::Full(events)) => Err(Unsent::Full(Outgoing { collector, events, records })),
+        }
     }
 
     /// Waits until the bus may have room.
@@ -126,6 +175,9 @@ impl Voice {
     pub async fn ready(&self) {
         if let Some(port) = self.claim.port.get() {
             port.ready().await;
+        }
+        if let Some(relay) = &self.bus.0.relay {
+            relay.ready().await;
         }
     }
 
@@ -164,6 +216,8 @@ impl Voice {
 pub struct Outgoing {
     collector: Arc<Collector>,
     events: Events,
+    /// What goes to the gateway above, an entry for each event; or none.
+    records: Vec<Option<Record>>,
 }
 
 impl Outgoing {
@@ -188,6 +242,11 @@ impl Outgoing {
     /// Keeps the events whose topic's place is allowed; returns where the others stood, each with its topic's place.
     pub fn withhold(&mut self, is_allowed: impl Fn(usize) -> bool) -> Vec<(usize, usize)> {
         let mut withheld = Vec::new();
+        let mut places = self.events.events.iter();
+        self.records.retain(|_| {
+            let event = places.next().and_then(|event| usize::try_from(event.topic).ok());
+            event.is_some_and(&is_allowed)
+        });
         let mut place = 0;
         self.events.events.retain(|event| {
             let topic = usize::try_from(event.topic).unwrap_or(usize::MAX);

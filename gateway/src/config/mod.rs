@@ -11,7 +11,7 @@ use daemoneye_bridge::{
 };
 use serde::Deserialize;
 
-use crate::{admin, bus, identity, ingress, policy, session, state, telemetry::log};
+use crate::{admin, bus, identity, ingress, policy, session, state, telemetry::log, upstream};
 
 mod drain;
 
@@ -37,6 +37,8 @@ pub struct Config {
     pub policy: policy::Config,
     /// The local bus: `[bus]`, `[[bus.route]]` and `[bus.foreign]`.
     pub bus: bus::Config,
+    /// The gateway above, if there is one: `[upstream]`, `[upstream.spool]`, `[upstream.uplink]`.
+    pub upstream: Option<upstream::Config>,
     /// The embedded broker: `[in_process]`.
     pub in_process: embedded::Config,
     /// The embedded broker's door for local clients: `[unix_socket]`.
@@ -60,6 +62,7 @@ struct File {
     session: session::Config,
     policy: policy::Config,
     bus: bus::Config,
+    upstream: Option<upstream::Config>,
     in_process: embedded::Config,
     unix_socket: door::Config,
     state: state::Config,
@@ -82,7 +85,10 @@ impl Config {
 impl TryFrom<File> for Config {
     type Error = ConfigError;
 
-    fn try_from(file: File) -> Result<Self, ConfigError> {
+    fn try_from(mut file: File) -> Result<Self, ConfigError> {
+        if let Some(upstream) = &file.upstream {
+            file.bus.routes = file.bus.routes.relayed(&upstream.patterns);
+        }
         if file.bus.broker == Broker::Embedded && !file.in_process.enabled {
             return Err(ConfigError::NoBroker);
         }
@@ -101,6 +107,7 @@ impl TryFrom<File> for Config {
             session: file.session,
             policy: file.policy,
             bus: file.bus,
+            upstream: file.upstream,
             in_process: file.in_process,
             unix_socket: file.unix_socket,
             state: file.state,

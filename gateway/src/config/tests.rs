@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use daemoneye_bridge::settings;
+use daemoneye_bridge::{bus::Unheard, settings, topic::Topic};
 
 use crate::config::Config;
 
@@ -73,6 +73,23 @@ fn every_key_is_documented_in_its_section() {
             "deploy/gateway.toml does not document bus.foreign.{key}"
         );
     }
+}
+
+#[test]
+fn the_documented_way_up_is_one() {
+    let text = deploy("gateway.toml");
+    let (_, section) = text.split_once("\n# [upstream]\n").unwrap();
+    let section = section.split("\n\n").next().unwrap();
+    let line = |line: &str| line.trim_start_matches("# ").trim_start_matches('#').to_owned();
+    let is_toml = |line: &String| line.starts_with('[') || line.split_once(" = ").is_some();
+    let lines: Vec<String> = section.lines().map(line).filter(is_toml).collect();
+    let config = read(&format!("[upstream]\n{}", lines.join("\n"))).unwrap();
+    let upstream = config.upstream.unwrap();
+    assert_eq!((&*upstream.name, upstream.local.len()), ("region-1", 0));
+    assert_eq!(config.bus.routes.of(&Topic::parse("events.x").unwrap()).unheard, Unheard::Discard);
+    assert_eq!(config.bus.routes.of(&Topic::parse("alerts.x").unwrap()).unheard, Unheard::Hold);
+    let refused = read("[upstream]\nname = \"a.b\"\n[upstream.spool]\ndirectory = \"/x\"\n[upstream.uplink]");
+    assert!(refused.unwrap_err().contains("such as \"region-1\""));
 }
 
 #[test]

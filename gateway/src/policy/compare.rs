@@ -110,7 +110,9 @@ fn gains(before: Option<&Grant>, after: Option<&Grant>) -> Vec<String> {
         let denied = call.deny.iter().map(|rule| format!("no denial of call {}", rule.what.as_str()));
         let spoken = grant.roles().iter().flat_map(|role| &role.speaks_for);
         let spoken = spoken.map(|entry| format!("speak for {}", entry.text));
-        (allowed.chain(spoken).collect::<BTreeSet<_>>(), denied.collect::<BTreeSet<_>>())
+        let relayed = grant.roles().iter().flat_map(|role| &role.relays);
+        let relayed = relayed.map(|entry| format!("relay {}", entry.text));
+        (allowed.chain(spoken).chain(relayed).collect::<BTreeSet<_>>(), denied.collect::<BTreeSet<_>>())
     };
     let (old, old_denied) = before.map(texts).unwrap_or_default();
     let (new, new_denied) = texts(after);

@@ -28,8 +28,8 @@ impl Whom {
         Some(Self { site: Glob::parse(site).ok()?, name: Glob::parse(name).ok()? })
     }
 
-    fn admits(&self, collector: &PeerId) -> bool {
-        self.site.matches(collector.site()) && self.name.matches(collector.name())
+    pub(crate) fn admits(&self, site: &str, name: &str) -> bool {
+        self.site.matches(site) && self.name.matches(name)
     }
 }
 
@@ -77,7 +77,7 @@ impl Downlink {
         let is_user = self.uids.as_ref().is_none_or(|uids| client.uid.is_some_and(|uid| uids.contains(&uid)));
         is_user
             && self.clients.iter().any(|glob| glob.value.matches(client.name))
-            && whom.iter().any(|whom| whom.value.admits(collector))
+            && whom.iter().any(|whom| whom.value.admits(collector.site(), collector.name()))
     }
 }
 

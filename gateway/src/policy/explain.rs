@@ -63,7 +63,7 @@ pub struct ActionError;
 pub struct Question<'a> {
     /// Who asks.
     pub subject: &'a Subject,
-    /// For whom; empty: for itself.
+    /// For whom; empty: for itself; `site/name`: for a collector of another gateway.
     pub collector: &'a str,
     /// What it wants to do.
     pub action: Action,
@@ -236,8 +236,10 @@ fn find(grant: &Grant, action: Action, name: &str, object: &str, roles: &[String
         format!("none of its roles ({}) has it; add it to `{key}` of one of them", roles.join(", "))
     };
     // Hearing is the peer's own affair, whomever it speaks for.
-    if action != Action::Subscribe && !grant.speaks_for(name) {
-        return Finding::new(Cause::Collector, missing("speaks_for"));
+    let may = grant.speaks_for(name) && !(action == Action::Call && name.contains('/'));
+    if action != Action::Subscribe && !may {
+        let key = if name.contains('/') { "relays" } else { "speaks_for" };
+        return Finding::new(Cause::Collector, missing(key));
     }
     match action {
         Action::Call => match grant.call(name).call(object) {

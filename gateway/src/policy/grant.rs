@@ -163,8 +163,13 @@ impl Grant {
         Limits::of(self.roles.iter().map(|role| &role.bounds))
     }
 
-    /// Whether the subject may speak for `collector`: by a rule, or because it is itself.
+    /// Whether the subject may speak for `collector`: by a rule, or because it is itself. `site/name` is a collector of another
+    /// gateway, whose events the subject relays.
     pub(super) fn speaks_for(&self, collector: &str) -> bool {
+        if let Some((site, name)) = collector.split_once('/') {
+            let mut relayed = self.roles.iter().flat_map(|role| &role.relays);
+            return is_name(site) && is_name(name) && relayed.any(|entry| entry.value.admits(site, name));
+        }
         let mut known = self.roles.iter().flat_map(|role| &role.speaks_for);
         collector == self.peer().name()
             || (is_name(collector) && known.any(|entry| entry.value.matches(collector)))
@@ -204,17 +209,23 @@ impl Grant {
     /// Topics on which what `collector` says must be JSON.
     pub(super) fn json(&self, collector: &str) -> Vec<Pattern> {
         let templates = self.roles.iter().flat_map(|role| &role.json);
-        templates.filter_map(|template| template.expand(self.peer().site(), collector).ok()).collect()
+        let (site, name) = self.place(collector);
+        templates.filter_map(|template| template.expand(site, name).ok()).collect()
+    }
+
+    /// Site and name of a collector that the subject speaks for.
+    fn place<'a>(&'a self, collector: &'a str) -> (&'a str, &'a str) {
+        collector.split_once('/').unwrap_or_else(|| (self.peer().site(), collector))
     }
 
     fn rules<T, P>(
         &self,
-        name: &str,
+        collector: &str,
         key: &'static str,
         of: fn(&Role) -> &[Entry<T>],
         expand: impl Fn(&T, &str, &str) -> Option<P>,
     ) -> Vec<Rule<P>> {
-        let site = self.peer().site();
+        let (site, name) = self.place(collector);
         let expand = &expand;
         let rules = self.roles.iter().flat_map(|role| {
             of(role).iter().filter_map(move |entry| {

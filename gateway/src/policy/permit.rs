@@ -14,12 +14,17 @@ use crate::{
 #[derive(Debug, PartialEq, Eq)]
 pub struct Collector {
     owner: PeerId,
+    /// Of another gateway, whose events the owner relays.
+    site: Option<Box<str>>,
     name: Box<str>,
 }
 
 impl Collector {
-    pub(super) fn new(owner: PeerId, name: &str) -> Arc<Self> {
-        Arc::new(Self { owner, name: name.into() })
+    /// `site/name` is a collector of another gateway.
+    pub(super) fn new(owner: PeerId, collector: &str) -> Arc<Self> {
+        let (site, name) =
+            collector.split_once('/').map_or((None, collector), |(site, name)| (Some(site), name));
+        Arc::new(Self { owner, site: site.map(Into::into), name: name.into() })
     }
 
     /// The peer whose certificate vouches for what the collector says.
@@ -28,7 +33,19 @@ impl Collector {
         &self.owner
     }
 
-    /// Its name within the owner's site.
+    /// Its site.
+    #[must_use]
+    pub fn site(&self) -> &str {
+        self.site.as_deref().unwrap_or_else(|| self.owner.site())
+    }
+
+    /// Whether it is another gateway's, whose events the owner relays.
+    #[must_use]
+    pub const fn is_relayed(&self) -> bool {
+        self.site.is_some()
+    }
+
+    /// Its name within its site.
     #[must_use]
     pub const fn name(&self) -> &str {
         &self.name
@@ -37,7 +54,7 @@ impl Collector {
     /// Whether the owner speaks for somebody else.
     #[must_use]
     pub fn is_asserted(&self) -> bool {
-        *self.name != *self.owner.name()
+        self.is_relayed() || *self.name != *self.owner.name()
     }
 }
 

@@ -8,7 +8,10 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use daemoneye_bridge::topic::{Pattern, TopicError, is_segment};
 
-use crate::{identity::PeerId, policy::subject::Subject};
+use crate::{
+    identity::PeerId,
+    policy::{downlink::Whom, subject::Subject},
+};
 
 /// Something of a role, and where it stands.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub(crate) struct Role {
     pub(crate) deny: Deny,
     /// Names of their own site on whose behalf they may publish.
     pub(crate) speaks_for: Vec<Entry<Glob>>,
+    /// Collectors of other gateways whose events they may relay.
+    pub(crate) relays: Vec<Entry<Whom>>,
     /// Topics whose payload must be well-formed JSON.
     pub(crate) json: Vec<Template>,
     /// Bounds that it states.

@@ -157,7 +157,9 @@ impl Second {
 
     pub(super) fn call(&self, peer: &PeerId, collector: &str, client: &str, may: bool) {
         let would = self.grant.as_ref().is_some_and(|grant| {
-            grant.speaks_for(collector) && grant.call(collector).call(client).is_allowed()
+            !collector.contains('/')
+                && grant.speaks_for(collector)
+                && grant.call(collector).call(client).is_allowed()
         });
         // The name is the peer's own text.
         let shown: String = client.chars().take(256).collect();

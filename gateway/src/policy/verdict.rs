@@ -102,6 +102,20 @@ impl Rights {
     /// [`Denial::Collector`], if its roles do not let it speak for that name.
     pub fn speaker(&self, collector: &str) -> Result<Speaker, Denial> {
         let name = if collector.is_empty() { self.peer().name() } else { collector };
+        // A slash means another gateway's collector, which this is not.
+        self.speak(if name.contains('/') { "/" } else { name })
+    }
+
+    /// A collector of another gateway whose events the peer relays.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial::Collector`], if its roles do not let it relay that collector's.
+    pub fn relay(&self, site: &str, name: &str) -> Result<Speaker, Denial> {
+        self.speak(&format!("{site}/{name}"))
+    }
+
+    fn speak(&self, name: &str) -> Result<Speaker, Denial> {
         let may = self.grant.speaks_for(name);
         if let Some(second) = &self.second {
             second.speak(self.peer(), name, may);
@@ -153,7 +167,7 @@ impl Rights {
     /// [`Denial::Collector`], or [`Denial::Client`] if no rule allows it or one denies it.
     pub fn call(&self, collector: &str, client: &str) -> Result<CallPermit, Denial> {
         let name = if collector.is_empty() { self.peer().name() } else { collector };
-        let denial = if !self.grant.speaks_for(name) {
+        let denial = if name.contains('/') || !self.grant.speaks_for(name) {
             Some(Denial::Collector)
         } else if self.grant.call(name).call(client).is_allowed() {
             None

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use daemoneye_bridge::{
-    bus::{Taken, Ticket},
+    bus::Taken,
     event::{Class, Event, Seq, StreamId},
 };
 use daemoneye_proto::{MAX_SEQ, v1};
@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    bus::{Origin, Outgoing, Unsent, Voice},
+    bus::{Origin, Outgoing, Ticket, Unsent, Voice},
     identity::PeerId,
     policy::{Collector, Denial, PublishPermit},
     session::{
@@ -178,7 +178,8 @@ async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> 
     let deadline = Instant::now() + hall.config.publish_timeout.saturating_mul(2);
     let voice = hall.bus.open(&collector).await?;
     let voice = used.insert(voice);
-    let origin = Origin { stream: place.map(|(stream, _)| stream), seqs: &[place.map_or(0, |(_, seq)| seq)] };
+    let seqs = [place.map_or(0, |(_, seq)| seq)];
+    let origin = Origin { stream: place.map(|(stream, _)| stream), seqs: &seqs, hops: &[] };
     let batch = voice.seal(permit, vec![event], &origin);
     let handed = time::timeout_at(deadline, hand_over(voice, batch, &cut)).await;
     let handed = handed.map_err(|_| Fault::Unconfirmed)?;

@@ -21,7 +21,7 @@ use crate::{
         credit::{Amount, Window},
         hello::Listed,
         http2::Cut,
-        intake::{Bounds, Checked, Gathering},
+        intake::{Bounds, Checked, Gathering, Rejection},
         live::Live,
         metrics::Tally,
         mouths::{Found, Mouths},
@@ -198,13 +198,19 @@ impl Carrier {
         let Read::Batch { stream, checked } = read else { return false };
         *stream == gathered.stream
             && !gathered.gathering.is_full()
-            && self.mouths.is(gathered.mouth, &checked.batch.collector)
+            && self.mouths.is(gathered.mouth, &checked.speaks_as())
+            && gathered.gathering.origin == checked.origin
     }
 
     /// Judges a batch; gives it back if its collector has no voice yet.
     fn judge(&mut self, stream: usize, checked: Checked, now: Instant) -> Result<Option<Checked>, Fault> {
         let amount = checked.amount;
-        let found = self.mouths.find(&checked.batch.collector, &self.rights, &self.streams)?;
+        let is_circle = checked.origin.as_ref().is_some_and(|origin| self.mouths.has_passed(origin));
+        let found = if is_circle {
+            Found::Refused(Rejection::circle())
+        } else {
+            self.mouths.find(&checked.speaks_as(), &self.rights, &self.streams)?
+        };
         let mouth = match found {
             Found::At(mouth) => Ok(mouth),
             Found::Refused(rejection) => Err(rejection),
@@ -228,9 +234,9 @@ impl Carrier {
         let max_payload = self.max_payload();
         let Some(found) = self.mouths.get(mouth) else { return Ok(None) };
         let Ok(speaker) = &mut found.speaker else { return Ok(None) };
-        let bounds = Bounds { max_payload, keep_seqs: found.voice.wraps() };
+        let bounds = Bounds { max_payload, keep_seqs: found.voice.numbers() };
         let gathered = self.gathered.get_or_insert_with(|| {
-            let gathering = Gathering::new(speaker.permit());
+            let gathering = Gathering::new(speaker.permit(), checked.origin.clone());
             Gathered { stream, mouth, gathering }
         });
         gathered.gathering.add(checked, speaker, bounds);
@@ -240,7 +246,7 @@ impl Carrier {
     /// Hands what was gathered to the bus.
     fn hand_over(&mut self, now: Instant) -> Result<(), Fault> {
         let Some(Gathered { stream, mouth, gathering }) = self.gathered.take() else { return Ok(()) };
-        let Gathering { permit, events, seqs, rejected, last, amount, batches, .. } = gathering;
+        let Gathering { permit, events, seqs, origin, rejected, last, amount, batches, .. } = gathering;
         let Some(found) = self.mouths.get(mouth) else { return Err(Fault::BusGone) };
         if let Ok(speaker) = &found.speaker {
             let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
@@ -253,8 +259,11 @@ impl Carrier {
             self.remember(stream, pending);
             return Ok(());
         }
-        let id = self.listed.get(stream).map(|listed| listed.id);
-        let batch = found.voice.seal(permit, events, &Origin { stream: id, seqs: &seqs });
+        let own = self.listed.get(stream).map(|listed| listed.id);
+        let (stream_id, hops) =
+            origin.as_ref().map_or((own, &[][..]), |origin| (origin.stream, origin.hops.as_slice()));
+        let place = Origin { stream: stream_id, seqs: &seqs, hops };
+        let batch = found.voice.seal(permit, events, &place);
         self.mouths.note(mouth, stream, last, now);
         self.send(Waiting { stream, mouth, pending, batch })
     }

@@ -6,9 +6,11 @@
 //! Kept true: every event of a batch ends up published, rejected or a duplicate; an event that breaks the wire's own rules
 //! takes no effect at all.
 
+use std::{borrow::Cow, sync::Arc};
+
 use bytes::Bytes;
 use daemoneye_bridge::{
-    event::{Event, Seq},
+    event::{Event, Origin, Seq},
     topic::MAX_BYTES,
 };
 use daemoneye_proto::{MAX_BATCH_EVENTS, v1};
@@ -16,7 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     policy::{Denial, LONGEST_NAME, Payload, Place, PublishPermit, Speaker},
-    session::{credit::Amount, status::Fault},
+    session::{credit::Amount, relayed, status::Fault},
 };
 
 /// A batch that keeps the wire's own rules: at least one event, not too many, every topic index within bounds.
@@ -27,6 +29,8 @@ pub(super) struct Checked {
     pub(super) amount: Amount,
     /// How many of its first events have come before.
     pub(super) duplicates: u64,
+    /// Where they come from, if the peer relays them.
+    pub(super) origin: Option<Arc<Origin>>,
 }
 
 impl Checked {
@@ -46,7 +50,13 @@ impl Checked {
             return Err(Fault::broken("batch.events.topic", format!("index {index} of {topics} topics")));
         }
         let amount = weigh(&batch);
-        Ok(Self { batch, amount, duplicates: 0 })
+        let origin = relayed::origin(&batch)?;
+        Ok(Self { batch, amount, duplicates: 0, origin })
+    }
+
+    /// The collector that speaks, as the session knows it.
+    pub(super) fn speaks_as(&self) -> Cow<'_, str> {
+        relayed::speaks_as(&self.batch)
     }
 
     /// The last of its numbers.
@@ -80,8 +90,10 @@ fn weigh(batch: &v1::Batch) -> Amount {
 pub(super) struct Gathering {
     pub(super) permit: PublishPermit,
     pub(super) events: Vec<Event>,
-    /// The number of each event, kept only where a route wraps events.
+    /// The number of each event, at its source if it is relayed; kept only where somebody is told of it.
     pub(super) seqs: Vec<Seq>,
+    /// Where they come from, if the peer relays them.
+    pub(super) origin: Option<Arc<Origin>>,
     pub(super) rejected: Vec<v1::Rejected>,
     /// The last number that was put in, published or not.
     pub(super) last: Seq,
@@ -97,7 +109,7 @@ pub(super) struct Gathering {
 pub(super) struct Bounds {
     /// Bytes of one payload.
     pub(super) max_payload: usize,
-    /// Whether sequence numbers must be kept, for envelopes.
+    /// Whether sequence numbers must be kept, for envelopes and gateways above.
     pub(super) keep_seqs: bool,
 }
 
@@ -105,11 +117,12 @@ impl Gathering {
     /// Most events that are put together.
     const FULL: usize = 512;
 
-    pub(super) fn new(permit: PublishPermit) -> Self {
+    pub(super) fn new(permit: PublishPermit, origin: Option<Arc<Origin>>) -> Self {
         Self {
             permit,
             events: Vec::new(),
             seqs: Vec::new(),
+            origin,
             rejected: Vec::new(),
             last: 0,
             amount: Amount::default(),
@@ -141,9 +154,10 @@ impl Gathering {
             match judge(place, &event.payload, bounds) {
                 Ok(topic) => {
                     let time = event.time_unix_nanos;
+                    let number = if self.origin.is_some() { event.origin_seq } else { seq };
                     self.events.push(Event { topic, payload: event.payload, time });
                     if bounds.keep_seqs {
-                        self.seqs.push(seq);
+                        self.seqs.push(number);
                     }
                 }
                 Err(rejection) => self.rejected.push(rejection.of(seq)),
@@ -162,6 +176,14 @@ pub(super) struct Rejection {
 impl Rejection {
     pub(super) fn of(self, seq: Seq) -> v1::Rejected {
         v1::Rejected { seq, code: self.code.into(), reason: self.reason }
+    }
+
+    /// The events have passed this gateway, or too many, before.
+    pub(super) fn circle() -> Self {
+        let reason =
+            "the events have passed this gateway, or as many as may be; the gateways relay in a circle"
+                .to_owned();
+        Self { code: v1::RejectCode::Loop, reason }
     }
 
     /// The collector's name is in use.
@@ -226,7 +248,7 @@ mod tests {
         let event = |(topic, payload): &(u32, &'static [u8])| v1::Event {
             topic: *topic,
             payload: Bytes::from_static(payload),
-            time_unix_nanos: 0,
+            ..v1::Event::default()
         };
         v1::Batch {
             first_seq,
@@ -243,7 +265,7 @@ mod tests {
     #[test]
     fn each_bad_event_gets_its_own_code_and_the_good_ones_go() {
         let mut speaker = speaker();
-        let mut gathering = Gathering::new(speaker.permit());
+        let mut gathering = Gathering::new(speaker.permit(), None);
         let topics = ["a.b", "A", "b", "json"];
         let events: &[(u32, &[u8])] = &[
             (0, b"fine"),
@@ -277,7 +299,7 @@ mod tests {
     #[test]
     fn batches_are_put_together_and_duplicates_passed_over() {
         let mut speaker = speaker();
-        let mut gathering = Gathering::new(speaker.permit());
+        let mut gathering = Gathering::new(speaker.permit(), None);
         gathering.add(
             checked(batch(1, &["a.x"], &[(0, b"1"), (0, b"2"), (0, b"3")]), 2),
             &mut speaker,

@@ -33,6 +33,7 @@ mod metrics;
 mod mouths;
 mod outbox;
 mod registry;
+mod relayed;
 mod service;
 mod status;
 mod stream;

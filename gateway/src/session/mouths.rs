@@ -5,14 +5,14 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use daemoneye_bridge::event::Seq;
+use daemoneye_bridge::event::{Origin, Seq};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 
 use crate::{
     bus::{AuthorizedBus, OpenError, Voice},
     policy::{Denial, LONGEST_NAME, Rights, Speaker},
-    session::{intake::Rejection, live::Live, status::Fault, stream::Streams},
+    session::{intake::Rejection, live::Live, relayed, status::Fault, stream::Streams},
 };
 
 /// The collectors that a session speaks for. Bounded, for their names are the peer's.
@@ -31,7 +31,7 @@ pub(super) struct Mouths {
 /// One collector.
 #[derive(Debug)]
 pub(super) struct Mouth {
-    /// The name in batches; empty for the peer itself.
+    /// The name in batches; empty for the peer itself, `site/name` for another gateway's.
     asked: String,
     /// What it may publish; or why it may not speak any longer.
     pub(super) speaker: Result<Speaker, Denial>,
@@ -89,8 +89,8 @@ impl Mouth {
 }
 
 impl Mouths {
-    /// Most collectors of a session.
-    const MOST: usize = 256;
+    /// Most collectors of a session; a gateway that relays has many.
+    const MOST: usize = 1024;
 
     /// Most collectors whose refusal is remembered.
     const MOST_REFUSED: usize = 32;
@@ -106,6 +106,11 @@ impl Mouths {
 
     pub(super) const fn new(bus: AuthorizedBus, live: Arc<Live>) -> Self {
         Self { bus, live, all: Vec::new(), refused: Vec::new(), opening: None }
+    }
+
+    /// Whether events of this origin may not be taken, since they have been here, or could not be relayed any further.
+    pub(super) fn has_passed(&self, origin: &Origin) -> bool {
+        self.bus.has_passed(origin)
     }
 
     pub(super) fn get(&mut self, place: usize) -> Option<&mut Mouth> {
@@ -153,7 +158,7 @@ impl Mouths {
         {
             return Ok(Found::Refused(refused.rejection.clone()));
         }
-        let speaker = match rights.speaker(collector) {
+        let speaker = match relayed::speaker(rights, collector) {
             Ok(speaker) => speaker,
             Err(denial) => return Ok(self.refuse(collector, Rejection::from(&denial), now)),
         };
@@ -167,8 +172,8 @@ impl Mouths {
                 Ok(Found::Opening)
             }
             Some(Ok(voice)) => {
-                self.live.speaks_as(speaker.collector().name());
                 let asked = opening.asked;
+                self.live.speaks_as(if asked.is_empty() { speaker.collector().name() } else { &asked });
                 let mouth = Mouth { asked, speaker: Ok(speaker), voice, used: now, spoken: Vec::new() };
                 if let Some(free) = self.all.get_mut(place) {
                     *free = Some(mouth);
@@ -191,7 +196,7 @@ impl Mouths {
     /// Remembers a refusal that was asked for at `begun`.
     fn refuse(&mut self, collector: &str, rejection: Rejection, begun: Instant) -> Found {
         // A name that is longer than any may be is refused without being remembered.
-        if collector.len() <= LONGEST_NAME {
+        if collector.len() <= 2 * LONGEST_NAME + 1 {
             let now = Instant::now();
             self.refused.retain(|refused| now < refused.until && refused.asked != collector);
             if self.refused.len() >= Self::MOST_REFUSED {
@@ -260,7 +265,7 @@ impl Mouths {
     pub(super) fn rejudge(&mut self, rights: &Rights) {
         self.refused.clear();
         for mouth in self.all.iter_mut().flatten() {
-            mouth.speaker = rights.speaker(&mouth.asked);
+            mouth.speaker = relayed::speaker(rights, &mouth.asked);
         }
     }
 

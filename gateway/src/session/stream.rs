@@ -17,13 +17,14 @@ use std::{
 };
 
 use daemoneye_bridge::{
-    bus::{Taken, Ticket},
+    bus::Taken,
     event::{Seq, StreamId},
 };
 use daemoneye_proto::v1;
 use tokio::time::Instant;
 
 use crate::{
+    bus::Ticket,
     session::{credit::Amount, cursor::Cursor, hello::Listed, live::StreamCounts, status::Fault},
     state::Mark,
 };

@@ -41,6 +41,8 @@ pub struct Snapshots {
     pub policy: Part<PolicyView>,
     /// What outlives a restart.
     pub state: Part<StateView>,
+    /// The way to a gateway above, if there is one.
+    pub upstream: Option<Part<UpstreamView>>,
 }
 
 /// A moment, written as RFC 3339 in UTC.
@@ -329,6 +331,37 @@ pub struct StateView {
     pub trouble: Option<Trouble>,
 }
 
+/// The way to a gateway above.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UpstreamView {
+    /// Name of this gateway among those that relay.
+    pub name: String,
+    /// The gateway above, as host and port; `None` while none is there.
+    pub gateway: Option<String>,
+    /// Who we are there.
+    pub peer: Option<String>,
+    /// Since when it is, or is not, there.
+    pub since: Option<Timestamp>,
+    /// What last went wrong with the link.
+    pub trouble: Option<Trouble>,
+    /// Why the spool cannot be written.
+    pub disk_error: Option<String>,
+    /// Events that wait for their acknowledgement.
+    pub waiting: u64,
+    /// About when the oldest of them happened.
+    pub oldest: Option<Timestamp>,
+    /// Bytes of the spool on disk, and their bound.
+    pub bytes: u64,
+    /// See `bytes`.
+    pub max_bytes: u64,
+    /// Events acknowledged above since the start; rejected ones are among them.
+    pub acked: u64,
+    /// Events that the gateway above will never publish.
+    pub rejected: u64,
+    /// Events evicted from a full spool, or damaged on disk.
+    pub lost: u64,
+}
+
 /// The local bus.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct BusView {
@@ -350,7 +383,7 @@ pub struct HeldRoute {
 }
 
 /// Something that is wrong.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trouble {
     /// Why, for people.
     pub cause: String,

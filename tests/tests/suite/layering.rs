@@ -17,7 +17,9 @@ const GATEWAY: &[(&str, &[&str])] = &[
     ("deny", &["identity", "state", "snapshot"]),
     ("ingress", &["listener", "tls", "identity", "deny", "session"]),
     ("policy", &["identity", "snapshot"]),
-    ("bus", &["policy", "identity"]),
+    // The way up takes what is permitted beside the bus.
+    ("upstream", &[]),
+    ("bus", &["policy", "identity", "upstream"]),
     ("state", &["identity", "snapshot"]),
     ("session", &["identity", "deny", "policy", "bus", "state", "snapshot", "ingress"]),
     ("admin", &["snapshot", "telemetry", "deny", "policy"]),
@@ -34,6 +36,7 @@ const GATEWAY: &[(&str, &[&str])] = &[
             "state",
             "admin",
             "telemetry",
+            "upstream",
         ],
     ),
     ("demo", &["pki", "snapshot", "config"]),
@@ -53,6 +56,7 @@ const GATEWAY: &[(&str, &[&str])] = &[
             "telemetry",
             "admin",
             "config",
+            "upstream",
         ],
     ),
 ];

@@ -93,7 +93,7 @@ fn unique(roles: &[(Role, u32)]) -> Result<(), Fault> {
 }
 
 /// The keys of a role, for whom one was mistyped.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "name",
     "use",
     "match",
@@ -102,6 +102,7 @@ const KEYS: [&str; 13] = [
     "call",
     "deny",
     "speaks_for",
+    "relays",
     "json",
     "events_per_second",
     "bytes_per_second",
@@ -125,6 +126,7 @@ fn role<'t>(value: Spanned<DeValue<'t>>, index: usize, lines: &'t Lines) -> Resu
         call: keys.entries("call", ClientTemplate::parse)?,
         deny: deny(&mut keys)?,
         speaks_for: keys.globs("speaks_for", Glob::parse)?.unwrap_or_default(),
+        relays: whom(&mut keys, "relays")?,
         json: json(&mut keys, &used)?,
         bounds: bounds(&mut keys)?,
         name,

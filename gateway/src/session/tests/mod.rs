@@ -210,7 +210,7 @@ fn batch(byte: u8, first_seq: u64, payloads: &[&'static str]) -> v1::Batch {
     let event = |payload: &&'static str| v1::Event {
         topic: 0,
         payload: Bytes::from_static(payload.as_bytes()),
-        time_unix_nanos: 0,
+        ..v1::Event::default()
     };
     v1::Batch {
         stream: stream(byte),
@@ -218,6 +218,7 @@ fn batch(byte: u8, first_seq: u64, payloads: &[&'static str]) -> v1::Batch {
         collector: String::new(),
         topics: vec!["a.b".to_owned()],
         events: payloads.iter().map(event).collect(),
+        origin: None,
     }
 }
 
