@@ -1,7 +1,7 @@
 //! Puts a changed policy file in force without a restart.
 //!
 //! Certificates are followed by [`daemoneye_bridge::trust::Store`] in the same way: on SIGHUP at once, else by looking at
-//! the file every few seconds, through whatever symbolic links lead to it.
+//! the file several times a second, through whatever symbolic links lead to it.
 
 use std::{
     fs,
@@ -18,8 +18,8 @@ use tokio::{
 
 use crate::policy::{Applied, Force, Judge};
 
-/// How often files are looked at.
-pub(super) const LOOK: Duration = Duration::from_secs(5);
+/// How often the file is looked at: who loses his role is gone within a second of the change, as with a revocation list.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Reads the policy anew on SIGHUP and when its file changes; one that cannot be used, or would cut more than a fifth of the
 /// connected, leaves the old one in force. Never ends.
