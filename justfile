@@ -26,7 +26,7 @@ revoke-10000:
 
 # The flood at its full size: 15,000 half-open connections, 1,000 junk handshakes, 1,000 silent peers.
 flood:
-    DAEMONEYE_TEST_FLOOD=full cargo test --release -p daemoneye-tests --test suite -- flood --nocapture --test-threads 1
+    DAEMONEYE_TEST_FLOOD=full cargo test --release -p daemoneye-tests --test flood -- --nocapture
 
 # Three tiers, killed at random for five minutes.
 chain seconds="300":

@@ -119,7 +119,16 @@ pub fn signal(name: &str, process: u32) -> io::Result<()> {
 
 /// Resident memory of a process, in bytes; 0 if it is gone.
 pub fn resident(process: u32) -> u64 {
+    status(process, "VmRSS:")
+}
+
+/// The most that was ever resident of a process, in bytes; 0 if it is gone.
+pub fn most_resident(process: u32) -> u64 {
+    status(process, "VmHWM:")
+}
+
+fn status(process: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
