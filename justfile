@@ -20,7 +20,8 @@ rotate seconds="60":
 bench name:
     cargo bench --profile dist -p daemoneye-tests --bench {{name}}
 
-# One of 10,000 connected collectors is revoked by a list of 100,000, twenty times under load; needs 12,000 descriptors.
+# One of 10,000 connected collectors is revoked by a list of 100,000, denied, without a role, expired, each twenty times under
+# load; needs 12,000 descriptors.
 revoke-10000:
     cargo test --release -p daemoneye-tests --test suite -- --ignored --nocapture one_of_ten_thousand
 
