@@ -30,10 +30,10 @@ pub struct Blocked {
 }
 
 /// The preface of HTTP/2 with empty settings, as in RFC 9113, 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A frame of type PING (RFC 9113, 6.7).
-const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0abcdefgh";
+pub(crate) const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0abcdefgh";
 
 impl Blocked {
     /// Connects, and begins to send.

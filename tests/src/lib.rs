@@ -9,6 +9,7 @@ pub mod engine;
 pub mod eventually;
 pub mod forge;
 pub mod greeting;
+pub mod hesitant;
 pub mod inside;
 pub mod knock;
 pub mod load;

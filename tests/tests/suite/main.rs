@@ -1,6 +1,7 @@
 //! Behaviour through the front door, one module a group. One binary, because each costs a link step.
 
 mod admission;
+mod between;
 mod chain;
 mod cli;
 mod crowd;
