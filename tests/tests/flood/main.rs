@@ -34,8 +34,8 @@ const PROGRAMS: Programs = Programs {
 /// Strangers, in a process of their own with nice 10: they stand for other machines, whose time is not the gateway's.
 const FLOODER: &str = env!("CARGO_BIN_EXE_flooder");
 
-/// Below this the p99 of acks is as good as any: both processes share two cores with whatever else the machine does, and a
-/// turn of its scheduler is up to 3 ms long.
+/// Below this the p99 of acks is as good as any: on two cores, which both processes share with whatever else the machine
+/// does, calm windows were seen from 0.9 to 2.7 ms.
 const FLOOR: Duration = Duration::from_millis(3);
 
 /// How much worse the acks may become, and how far apart calm ones may be.
