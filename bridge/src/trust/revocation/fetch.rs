@@ -2,8 +2,10 @@
 //!
 //! Plain HTTP, because lists are signed (RFC 5280, section 8) and whoever checks TLS of a list's server needs a list first.
 //!
-//! Kept true: a copy is replaced only by what is signed, newer and whole; a server can cost no more than [`DEADLINE`] and
-//! the longest file, and can send nobody elsewhere.
+//! Kept true: a copy is replaced only by what is newer, whole, and verified under its issuer's key; while that key is not
+//! known, what comes lies beside the copy, and takes its place once the key was met. A server can cost no more than
+//! [`DEADLINE`] and the longest file, and can send nobody elsewhere; one that hangs holds up none of the others before
+//! [`AT_ONCE`] do.
 
 use std::{
     io::{self, Write},
@@ -12,18 +14,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, Uri, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
+    sync::Semaphore,
     task,
     time::{self, Instant},
 };
 
 use crate::trust::{
     Material,
-    revocation::{Config, ListsError, Source, source},
+    revocation::{Config, ListsError, Source, load::Standing, source},
 };
 
 /// How long one fetch may take, from resolving the name to the last octet.
@@ -32,13 +36,11 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// The first wait after a failed fetch; it doubles up to the usual interval.
 const FIRST_RETRY: Duration = Duration::from_secs(10);
 
-/// A URL and when it is fetched next.
-struct Errand {
-    url: Uri,
-    copy: PathBuf,
-    due: Instant,
-    failures: u32,
-}
+/// Most fetches at a time: each may hold the longest file in memory.
+const AT_ONCE: usize = 4;
+
+/// How often it is looked whether the issuer of a list that lies beside its copy was met.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Fetches the URLs of `config` again and again; `current` gives the material in force and `report` is told what became of
 /// each fetch. Never ends, and does nothing where there is no URL.
@@ -49,39 +51,115 @@ pub(in crate::trust) async fn keep(
     current: impl Fn() -> Arc<Material>,
     report: impl Fn(&Uri, Result<(), FetchError>),
 ) {
-    let mut errands: Vec<Errand> = config
+    let turns = Semaphore::new(AT_ONCE);
+    let errands: Vec<Errand<'_>> = config
         .sources
         .iter()
         .filter_map(|source| match (source, source.copy(&config.directory)) {
             (Source::Url(url), Some(copy)) => {
-                Some(Errand { url: url.clone(), copy, due: Instant::now(), failures: 0 })
+                Some(Errand { url, copy, refresh: config.refresh, turns: &turns })
             }
             _ => None,
         })
         .collect();
-    while let Some(errand) = errands.iter_mut().min_by_key(|errand| errand.due) {
-        time::sleep_until(errand.due).await;
-        let fetched = fetch(&errand.url, &errand.copy, current()).await;
-        errand.failures = if fetched.is_ok() { 0 } else { errand.failures.saturating_add(1) };
-        let retry = FIRST_RETRY.saturating_mul(1 << errand.failures.saturating_sub(1).min(16));
-        let wait = if fetched.is_ok() { config.refresh } else { retry.min(config.refresh) };
-        errand.due = Instant::now() + wait;
-        report(&errand.url, fetched);
-    }
-    std::future::pending::<()>().await;
+    future::join_all(errands.iter().map(|errand| errand.run(&current, &report))).await;
+    future::pending::<()>().await;
 }
 
-/// Fetches `url` once, judges what came by the lists in force, and keeps it as `copy`.
+/// A URL that is fetched again and again.
+struct Errand<'a> {
+    url: &'a Uri,
+    copy: PathBuf,
+    refresh: Duration,
+    /// Shared by all URLs.
+    turns: &'a Semaphore,
+}
+
+impl Errand<'_> {
+    async fn run(
+        &self,
+        current: &impl Fn() -> Arc<Material>,
+        report: &impl Fn(&Uri, Result<(), FetchError>),
+    ) {
+        let mut failures = 0_u32;
+        loop {
+            let fetched = {
+                // The semaphore is never closed.
+                let _turn = self.turns.acquire().await;
+                fetch(self.url, &self.copy, current()).await
+            };
+            failures = if fetched.is_ok() { 0 } else { failures.saturating_add(1) };
+            let retry = FIRST_RETRY.saturating_mul(1 << failures.saturating_sub(1).min(16));
+            let wait = if fetched.is_ok() { self.refresh } else { retry.min(self.refresh) };
+            report(self.url, fetched);
+            self.rest(Instant::now() + wait, current).await;
+        }
+    }
+
+    /// Waits until `due`, and meanwhile puts what lies beside the copy in its place once its issuer was met.
+    async fn rest(&self, due: Instant, current: &impl Fn() -> Arc<Material>) {
+        loop {
+            let look = Instant::now() + LOOK;
+            time::sleep_until(look.min(due)).await;
+            if look >= due {
+                return;
+            }
+            if !current().lists().waits_for(&source::beside(&self.copy)) {
+                let (copy, material) = (self.copy.clone(), current());
+                let settled = task::spawn_blocking(move || settle(&copy, &material)).await;
+                if let Ok(Err(error)) = settled {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a revocation list stays beside its copy"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Fetches `url` once, judges what came by the lists in force, and keeps it as `copy`, or beside it while nobody known has
+/// signed it.
 pub(super) async fn fetch(url: &Uri, copy: &Path, current: Arc<Material>) -> Result<(), FetchError> {
     let bytes = time::timeout(DEADLINE, get(url)).await.map_err(|_elapsed| FetchError::Slow)??;
     let copy = copy.to_owned();
     let kept = task::spawn_blocking(move || {
         let lists = source::lists(bytes.clone()).ok_or(FetchError::NoList)?;
-        current.lists().admits(&lists, &copy, SystemTime::now())?;
-        keep_copy(&copy, &bytes).map_err(|source| FetchError::Keep { path: copy, source })
+        let standing = current.lists().admits(&lists, &copy, SystemTime::now())?;
+        settle(&copy, &current)?;
+        let beside = source::beside(&copy);
+        let fault = |path: &Path| {
+            let path = path.to_owned();
+            move |source| FetchError::Keep { path, source }
+        };
+        match standing {
+            Standing::Verified => {
+                keep_copy(&copy, &bytes).map_err(fault(&copy))?;
+                // What waited is older than this, or nobody's.
+                match std::fs::remove_file(&beside) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&beside)(error)),
+                    _ => Ok(()),
+                }
+            }
+            Standing::Unknown if holds(&copy, &bytes) => Ok(()),
+            Standing::Unknown => keep_copy(&beside, &bytes).map_err(fault(&beside)),
+        }
     });
     // The runtime is shutting down: the old copy stays.
     kept.await.unwrap_or(Ok(()))
+}
+
+/// Puts what lies beside `copy` in its place if all of it is in force, so that nothing which comes later and was signed by
+/// nobody known can take it away.
+pub(super) fn settle(copy: &Path, current: &Material) -> Result<(), FetchError> {
+    let beside = source::beside(copy);
+    let verified = beside.exists()
+        && source::read(&beside).is_ok_and(|lists| lists.iter().all(|der| current.lists().has_in_force(der)));
+    if verified {
+        let renamed = std::fs::rename(&beside, copy).and_then(|()| sync_folder(copy));
+        renamed.map_err(|source| FetchError::Keep { path: copy.to_owned(), source })?;
+    }
+    Ok(())
 }
 
 async fn get(url: &Uri) -> Result<Vec<u8>, FetchError> {
@@ -111,18 +189,30 @@ async fn get(url: &Uri) -> Result<Vec<u8>, FetchError> {
     answer
 }
 
-/// Writes beside the copy and renames, so that whoever reads it reads the whole.
+/// Writes another file and renames it, so that whoever reads `copy` reads the whole.
 fn keep_copy(copy: &Path, bytes: &[u8]) -> io::Result<()> {
-    if std::fs::read(copy).is_ok_and(|kept| kept == bytes) {
+    if holds(copy, bytes) {
         return Ok(());
     }
-    let folder = copy.parent().unwrap_or_else(|| Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let beside = copy.with_extension("new");
-    let mut file = std::fs::File::create(&beside)?;
+    std::fs::create_dir_all(copy.parent().unwrap_or_else(|| Path::new(".")))?;
+    let part = copy.with_extension("part");
+    let mut file = std::fs::File::create(&part)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(beside, copy)
+    std::fs::rename(part, copy)?;
+    sync_folder(copy)
+}
+
+fn holds(copy: &Path, bytes: &[u8]) -> bool {
+    std::fs::read(copy).is_ok_and(|kept| kept == bytes)
+}
+
+/// A rename is on the disk when its folder is.
+fn sync_folder(file: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        std::fs::File::open(file.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Why a list was not fetched. The copy that was kept stays in force.

@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 
 use crate::trust::{
     Link, RefusalReason,
+    certificate::sha256,
     revocation::{
         Crl, Difference, Issuer, KeyHash, Need, Number, Revoked, Rule, Stale,
         crl::{Holders, Scope},
@@ -173,6 +174,17 @@ impl Lists {
     pub(super) fn in_force(&self) -> Vec<(KeyHash, Arc<[Listed]>)> {
         let known = self.known.iter().map(|(key, lists)| (*key, Arc::clone(lists)));
         known.chain(self.waiting.met().into_iter().map(|(issuer, lists)| (*issuer.key(), lists))).collect()
+    }
+
+    /// Whether a list from `place` has an issuer that was not met yet.
+    pub(super) fn waits_for(&self, place: &Path) -> bool {
+        self.waiting.left().iter().any(|listed| *listed.source == *place)
+    }
+
+    /// Whether this list was verified, and is the newest of its scope.
+    pub(super) fn has_in_force(&self, der: &[u8]) -> bool {
+        let digest = sha256(der);
+        self.in_force().iter().any(|(_, lists)| lists.iter().any(|listed| *listed.crl.digest() == digest))
     }
 
     fn digests(&self) -> BTreeSet<&[u8; 32]> {

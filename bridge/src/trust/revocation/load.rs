@@ -28,6 +28,24 @@ pub enum Order {
     Forward,
 }
 
+/// Who has signed lists that are offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// At least one was signed by nobody known: it may be anybody's.
+    Unknown,
+    /// Each was verified under the key of an issuer that is known.
+    Verified,
+}
+
+/// What a list is held against while it is read.
+#[derive(Clone, Copy)]
+struct Held<'a> {
+    /// Lists that were verified before.
+    older: &'a Lists,
+    /// When the latest list may have been issued; `None` where somebody insists.
+    latest: Option<SystemTime>,
+}
+
 /// How far ahead of our clock a list may have been issued.
 const SKEW: Duration = Duration::from_mins(5);
 
@@ -52,9 +70,11 @@ impl Lists {
         // Whom the operator names is judged by what he says.
         lists.learned.retain(|issuer| !demanded.contains(issuer.key()));
         lists.issuers.extend(lists.learned.iter().cloned());
-        lists.read(config, older)?;
+        let latest = now.checked_add(SKEW).unwrap_or(now);
+        let latest = Some(latest).filter(|_| wanted == Order::Forward);
+        lists.read(config, Held { older, latest })?;
         if wanted == Order::Forward {
-            lists.hold_against(older, now)?;
+            lists.hold_against(older)?;
         }
         // What is fetched may not be there yet; until it is, its issuer's certificates are refused one by one.
         let fetched = config.sources.iter().any(|source| matches!(source, Source::Url(_)));
@@ -64,35 +84,38 @@ impl Lists {
         }
     }
 
-    /// Judges `fetched` lists before they are kept as `place`: they must be signed by the issuers that they name, newer
-    /// than those in force, and all be there that came from the same place before.
+    /// Judges `fetched` lists before they are kept as `place`: those of known issuers must be signed by them, newer than
+    /// those in force, and all be there that came from the same place before.
     pub(super) fn admits(
         &self,
         fetched: &[Vec<u8>],
         place: &Path,
         now: SystemTime,
-    ) -> Result<(), ListsError> {
+    ) -> Result<Standing, ListsError> {
         let (issuers, learned) = (self.issuers.clone(), self.learned.clone());
         let mut offered = Self { issuers, learned, ..Self::default() };
         let met: Vec<Issuer> = self.waiting.met().into_iter().map(|(issuer, _)| issuer).collect();
         offered.issuers.extend(met.iter().cloned());
         offered.learned.extend(met);
         let source = Arc::from(place);
-        fetched.iter().try_for_each(|der| offered.add(der, &source, self))?;
+        let held = Held { older: self, latest: Some(now.checked_add(SKEW).unwrap_or(now)) };
+        fetched.iter().try_for_each(|der| offered.add(der, &source, held))?;
         if offered.waiting.all().any(|listed| offered.is_forged(listed)) {
             return Err(ListsError::Crl { path: place.to_owned(), source: CrlError::Signature });
         }
-        offered.not_ahead(now)?;
+        let beside = source::beside(place);
+        let is_here = |old: &Listed| **old.source() == *place || **old.source() == *beside;
         for (key, before) in self.in_force() {
             let new = offered.known.get(&key).map(Arc::clone).unwrap_or_default();
             let heir = |old: &&Listed| new.iter().any(|new| new.crl().scope() == old.crl().scope());
-            if let Some(gone) = before.iter().find(|old| **old.source() == *place && !heir(old)) {
+            if let Some(gone) = before.iter().find(|old| is_here(old) && !heir(old)) {
                 return Err(withdrawn(gone));
             }
             let replaced: Vec<Listed> = before.iter().filter(heir).cloned().collect();
             forward(&replaced, &new)?;
         }
-        Ok(())
+        let unknown = offered.waiting.all().next().is_some();
+        Ok(if unknown { Standing::Unknown } else { Standing::Verified })
     }
 
     /// Intermediates that the next generation shall know: those with lists first, and no more than one generation may meet.
@@ -122,12 +145,16 @@ impl Lists {
         Ok(())
     }
 
-    fn read(&mut self, config: &Config, older: &Self) -> Result<(), ListsError> {
+    fn read(&mut self, config: &Config, held: Held<'_>) -> Result<(), ListsError> {
         for source in &config.sources {
             for path in source.files(&config.directory)? {
-                let place: Arc<Path> = path.into();
-                for der in source::read(&place)? {
-                    self.add(&der, &place, older)?;
+                match (source, self.read_file(&path.into(), held)) {
+                    // Only a copy, which the next fetch replaces: until then it is as if it was never fetched.
+                    (Source::Url(url), Err(error)) => {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::warn!(%url, error, "kept copy of a revocation list passed over until the next fetch");
+                    }
+                    (_, read) => read?,
                 }
             }
         }
@@ -137,11 +164,15 @@ impl Lists {
         Ok(())
     }
 
+    fn read_file(&mut self, place: &Arc<Path>, held: Held<'_>) -> Result<(), ListsError> {
+        source::read(place)?.iter().try_for_each(|der| self.add(der, place, held))
+    }
+
     /// Adds one list, under each known key that signed it; without one it waits.
-    fn add(&mut self, der: &[u8], place: &Arc<Path>, older: &Self) -> Result<(), ListsError> {
+    fn add(&mut self, der: &[u8], place: &Arc<Path>, held: Held<'_>) -> Result<(), ListsError> {
         let refuse = |source| ListsError::Crl { path: place.to_path_buf(), source };
         let digest = sha256(der);
-        let in_force = older.in_force();
+        let in_force = held.older.in_force();
         let kept = in_force.iter().find_map(|(key, lists)| {
             lists.iter().find(|listed| *listed.crl().digest() == digest).map(|listed| (*key, listed))
         });
@@ -149,6 +180,9 @@ impl Lists {
             Some((_, listed)) => Arc::clone(listed.crl()),
             None => Arc::new(Crl::parse(der).map_err(refuse)?),
         };
+        if held.latest.is_some_and(|latest| crl.this_update() > latest) {
+            return Err(ListsError::Future { path: place.to_path_buf() });
+        }
         let listed = Listed::new(crl, Arc::clone(place));
         let (mut signed, mut disowned) = (Vec::new(), true);
         for issuer in self.issuers.iter().filter(|issuer| listed.crl().is_by_name_of(issuer)) {
@@ -181,8 +215,7 @@ impl Lists {
         named.any(|issuer| !listed.crl().disowns(issuer))
     }
 
-    fn hold_against(&self, older: &Self, now: SystemTime) -> Result<(), ListsError> {
-        self.not_ahead(now)?;
+    fn hold_against(&self, older: &Self) -> Result<(), ListsError> {
         for (key, before) in older.in_force() {
             // Whoever is no issuer of ours any more has nothing to say.
             if !self.issuers.iter().any(|issuer| *issuer.key() == key) {
@@ -194,16 +227,6 @@ impl Lists {
             }
         }
         Ok(())
-    }
-
-    fn not_ahead(&self, now: SystemTime) -> Result<(), ListsError> {
-        let latest = now.checked_add(SKEW).unwrap_or(now);
-        let ahead = self
-            .known
-            .values()
-            .flat_map(|lists| lists.iter())
-            .find(|listed| listed.crl().this_update() > latest);
-        ahead.map_or(Ok(()), |listed| Err(ListsError::Future { path: listed.source().to_path_buf() }))
     }
 
     /// An issuer that must have a list and has none.

@@ -50,7 +50,10 @@ impl Source {
         match self {
             Self::Path(path) if path.is_dir() => listing(path),
             Self::Path(path) => Ok(vec![path.clone()]),
-            Self::Url(_) => Ok(self.copy(directory).filter(|copy| copy.exists()).into_iter().collect()),
+            Self::Url(_) => {
+                let both = self.copy(directory).map(|copy| [copy.clone(), beside(&copy)]);
+                Ok(both.into_iter().flatten().filter(|file| file.exists()).collect())
+            }
         }
     }
 }
@@ -61,6 +64,11 @@ impl Config {
         let lists = self.sources.iter().flat_map(|source| source.files(&self.directory).unwrap_or_default());
         lists.chain(self.issuers.iter().map(|rule| rule.issuer_file.clone())).collect()
     }
+}
+
+/// Where lists that were fetched lie while nobody known has signed them.
+pub(super) fn beside(copy: &Path) -> PathBuf {
+    copy.with_extension("new.crl")
 }
 
 /// A folder's files in the order of their names. What Kubernetes adds (`..data`) and hidden files are passed over.

@@ -145,6 +145,82 @@ async fn what_may_not_replace_the_copy_does_not() {
     assert_ne!(site.load().unwrap(), kept);
 }
 
+/// Lists are fetched in the clear, and who signs them is known only once a collector has shown its chain.
+#[tokio::test]
+async fn what_nobody_known_has_signed_never_displaces_the_good_copy() {
+    let root = Authority::root("root");
+    let between = root.intermediate("between", 2099);
+    let forged = Forge { key_id: false, ..Forge::new(9, &[]) };
+    let server = Server::new([
+        answer("200 OK", &Forge::new(5, &[5]).by(&between)),
+        answer("200 OK", &forged.signed(&between, &Authority::root("between"))),
+        answer("200 OK", &Forge::new(1, &[]).by(&Authority::root("somebody"))),
+        answer("200 OK", &Forge::new(6, &[5, 6]).by(&between)),
+        answer("200 OK", &Forge::new(4, &[]).by(&between)),
+    ])
+    .await;
+    let mut site = site(&root, &server);
+    site.plan.revocation.rule.need = Need::IfPresent;
+    let copy = server.source().copy(&site.plan.revocation.directory).unwrap();
+    let verdict = |serial| {
+        let fresh = site.load().unwrap();
+        let verdict = refused(&fresh, &between.issue(&numbered(serial)));
+        fetch::settle(&copy, &fresh).unwrap();
+        verdict
+    };
+    server.fetch(&site).await.unwrap();
+    assert!(!copy.exists(), "nobody known has signed it");
+    assert_eq!(verdict(5), Some(RefusalReason::CertificateRevoked));
+    assert!(copy.exists(), "its issuer was met");
+    // Each time the process starts anew, and has met nobody.
+    for _ in 0..2 {
+        server.fetch(&site).await.unwrap();
+        assert_eq!([verdict(5), verdict(6)], [Some(RefusalReason::CertificateRevoked), None]);
+    }
+    server.fetch(&site).await.unwrap();
+    assert_eq!(verdict(6), Some(RefusalReason::CertificateRevoked));
+    server.fetch(&site).await.unwrap();
+    assert_eq!(verdict(6), Some(RefusalReason::CertificateRevoked), "the newest that was verified counts");
+}
+
+#[tokio::test]
+async fn a_copy_that_is_damaged_is_passed_over_until_the_next_fetch() {
+    let root = Authority::root("root");
+    let list = Forge::new(1, &[5]).by(&root);
+    let server = Server::new([answer("200 OK", &list)]).await;
+    let site = site(&root, &server);
+    let copy = server.source().copy(&site.plan.revocation.directory).unwrap();
+    let mut ahead = Forge::new(9, &[]);
+    ahead.this_update = SystemTime::now() + Duration::from_hours(1);
+    std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+    for damaged in [b"".to_vec(), b"\0\0\0".to_vec(), list[..list.len() - 9].to_vec(), ahead.by(&root)] {
+        std::fs::write(&copy, damaged).unwrap();
+        let material = site.load().unwrap();
+        // As if it was never fetched.
+        assert_eq!(refused(&material, &root.issue(&numbered(6))), Some(RefusalReason::RevocationUnknown));
+        server.fetch(&site).await.unwrap();
+        assert_eq!(refused(&site.load().unwrap(), &root.issue(&numbered(6))), None);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_holds_up_no_other() {
+    let root = Authority::root("root");
+    let (silent, server) =
+        (Server::new([]).await, Server::new([answer("200 OK", &Forge::new(1, &[5]).by(&root))]).await);
+    let mut site = site(&root, &server);
+    site.plan.revocation.sources = vec![silent.source(), server.source()];
+    let store = site.store();
+    let mut generations = store.watch();
+    generations.mark_unchanged();
+    tokio::select! {
+        () = server.serve() => panic!("serving never ends"),
+        () = store.follow(Duration::from_millis(50), |_| {}) => panic!("following never ends"),
+        changed = time::timeout(Duration::from_secs(20), generations.changed()) => changed.unwrap().unwrap(),
+    }
+    assert_eq!(refused(&store.current(), &root.issue(&numbered(6))), None);
+}
+
 #[tokio::test]
 async fn a_server_that_says_nothing_is_given_up() {
     let root = Authority::root("root");
