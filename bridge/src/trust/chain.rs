@@ -17,7 +17,7 @@ use crate::trust::{
     diagnose::{Scene, moment},
     profile::{Exhibit, Path},
     provider,
-    revocation::Lists,
+    revocation::{Evidence, Lists, Points},
 };
 
 /// Most certificates that a peer may present; webpki spends 150 ms on eleven that lead nowhere.
@@ -144,7 +144,9 @@ impl Trial<'_> {
         }
         let chain = self.chain(&between, anchor);
         if let Some(revocation) = self.jury.revocation {
-            revocation.judge(&chain.links, &ders, now)?;
+            let points: Vec<&Points> =
+                std::iter::once(self.leaf).chain(between.iter().copied()).map(Exhibit::points).collect();
+            revocation.judge(&Evidence { links: &chain.links, points: &points, between: &ders }, now)?;
         }
         if let Some(judge) = self.jury.judge {
             judge.judge(&chain)?;

@@ -16,7 +16,10 @@ use std::time::{Duration, SystemTime};
 
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use crate::trust::{Anchor, Certificate, CertificateError, Finding, MAX_CHAIN, RefusalReason, Role, finding};
+use crate::trust::{
+    Anchor, Certificate, CertificateError, Finding, MAX_CHAIN, RefusalReason, Role, finding,
+    revocation::Points,
+};
 
 pub(super) use self::{
     facts::Facts,
@@ -45,6 +48,7 @@ impl Default for Profile {
 pub(super) struct Exhibit {
     certificate: Certificate,
     facts: Facts,
+    points: Points,
 }
 
 impl Exhibit {
@@ -54,7 +58,11 @@ impl Exhibit {
         if !rest.is_empty() {
             return Err(CertificateError);
         }
-        Ok(Self { certificate: Certificate::of(&parsed)?, facts: Facts::of(&parsed) })
+        Ok(Self {
+            certificate: Certificate::of(&parsed)?,
+            facts: Facts::of(&parsed),
+            points: Points::of_certificate(&parsed),
+        })
     }
 
     pub(super) const fn certificate(&self) -> &Certificate {
@@ -63,6 +71,11 @@ impl Exhibit {
 
     pub(super) const fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Which revocation lists it stands on, if it is revoked.
+    pub(super) const fn points(&self) -> &Points {
+        &self.points
     }
 
     /// The rules that it breaks in this place, and what is wrong with it.

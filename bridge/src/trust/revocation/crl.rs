@@ -22,7 +22,7 @@ use x509_parser::{
 use crate::trust::{
     certificate::sha256,
     provider,
-    revocation::{Issuer, Number, Revoked},
+    revocation::{Issuer, Number, Points, Revoked},
 };
 
 /// A complete revocation list. That it parses says nothing of its signature.
@@ -49,6 +49,8 @@ pub(super) struct Scope {
     pub(super) holders: Holders,
     /// The extension as it stands, for lists of different distribution points are different lists.
     point: Box<[u8]>,
+    /// Of which distribution point it is; `None` if it is of none, and about all certificates of its holders.
+    pub(super) of: Option<Points>,
 }
 
 /// Whose certificates a list is about.
@@ -221,7 +223,7 @@ struct Marks {
 impl Marks {
     fn read(mut extensions: &[u8]) -> Result<Self, CrlError> {
         let (mut number, mut key_id) = (None, None);
-        let mut scope = Scope { holders: Holders::All, point: Box::default() };
+        let mut scope = Scope { holders: Holders::All, point: Box::default(), of: None };
         while !extensions.is_empty() {
             let (rest, extension) = X509Extension::from_der(extensions).map_err(|_| CrlError::Malformed)?;
             extensions = rest;
@@ -234,6 +236,7 @@ impl Marks {
                 }
                 ParsedExtension::IssuingDistributionPoint(point) => {
                     scope.point = extension.value.into();
+                    scope.of = Points::of_list(point);
                     scope.holders = match (point.only_contains_user_certs, point.only_contains_ca_certs) {
                         (true, _) => Holders::EndEntities,
                         (false, true) => Holders::Authorities,

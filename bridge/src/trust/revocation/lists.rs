@@ -7,13 +7,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use humantime_serde::re::humantime;
 use rustls::pki_types::CertificateDer;
 
 use crate::trust::{
-    Link, RefusalReason,
-    certificate::sha256,
+    Finding, Link, RefusalReason,
+    certificate::{hex, sha256},
+    quoted,
     revocation::{
-        Crl, Difference, Issuer, KeyHash, Need, Number, Revoked, Rule, Stale,
+        Crl, Difference, Issuer, KeyHash, Need, Number, Points, Revoked, Rule, Stale,
         crl::{Holders, Scope},
         waiting::Waiting,
     },
@@ -74,22 +76,21 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// Judges the links of a verified path; `between` are the certificates between leaf and anchor, in the order of the
-    /// path: intermediates that were never met are learnt from them, and from nothing else that a peer presents.
+    /// Judges a verified path. Intermediates that were never met are learnt from it.
     ///
     /// # Errors
     ///
     /// [`RefusalReason::CertificateRevoked`], [`RefusalReason::IntermediateRevoked`], [`RefusalReason::CrlStale`] or
-    /// [`RefusalReason::RevocationUnknown`].
-    pub fn judge(
-        &self,
-        links: &[Link],
-        between: &[CertificateDer<'_>],
-        now: SystemTime,
-    ) -> Result<(), RefusalReason> {
-        self.meet(links, between);
-        self.revoked(links)?;
-        links.iter().enumerate().try_for_each(|(place, link)| self.covered(link, place == 0, now))
+    /// [`RefusalReason::RevocationUnknown`], and which certificate it is about.
+    pub(in crate::trust) fn judge(&self, path: &Evidence<'_>, now: SystemTime) -> Result<(), Finding> {
+        self.meet(path.links, path.between);
+        if let Some((place, link, entry)) = self.first_revoked(path.links) {
+            let since = humantime::format_rfc3339_seconds(entry.since());
+            let says = format!("was revoked at {since} ({})", entry.reason());
+            return Err(about(link, place, of_revoked(place), &says));
+        }
+        let mut all = path.links.iter().zip(path.points).enumerate();
+        all.try_for_each(|(place, (link, points))| self.covered(link, points, place, now))
     }
 
     /// Judges the links of a path whose session lives: only what is revoked is refused, for a list that went stale or
@@ -99,17 +100,12 @@ impl Lists {
     ///
     /// [`RefusalReason::CertificateRevoked`] or [`RefusalReason::IntermediateRevoked`].
     pub fn revoked(&self, links: &[Link]) -> Result<(), RefusalReason> {
-        for (place, link) in links.iter().enumerate() {
-            if self.entry(link.issuer_spki(), link.serial()).is_some() {
-                let leaf = place == 0;
-                return Err(if leaf {
-                    RefusalReason::CertificateRevoked
-                } else {
-                    RefusalReason::IntermediateRevoked
-                });
-            }
-        }
-        Ok(())
+        self.first_revoked(links).map_or(Ok(()), |(place, _, _)| Err(of_revoked(place)))
+    }
+
+    fn first_revoked<'a>(&self, links: &'a [Link]) -> Option<(usize, &'a Link, Revoked)> {
+        let mut all = links.iter().enumerate();
+        all.find_map(|(place, link)| Some((place, link, self.entry(link.issuer_spki(), link.serial())?)))
     }
 
     /// The entry of the certificate with this serial number, signed with this key.
@@ -120,13 +116,18 @@ impl Lists {
         lists.iter().find_map(|listed| listed.crl.find(&serial)).copied()
     }
 
-    fn covered(&self, link: &Link, leaf: bool, now: SystemTime) -> Result<(), RefusalReason> {
+    fn covered(&self, link: &Link, points: &Points, place: usize, now: SystemTime) -> Result<(), Finding> {
         let rule = self.rule(link.issuer_spki());
         let lists = self.of(link.issuer_spki()).unwrap_or_default();
-        let mut covering = lists.iter().filter(|listed| match listed.crl.scope().holders {
-            Holders::All => true,
-            Holders::Authorities => !leaf,
-            Holders::EndEntities => leaf,
+        let mut covering = lists.iter().filter(|listed| {
+            let Scope { holders, of, .. } = listed.crl.scope();
+            let held = match holders {
+                Holders::All => true,
+                Holders::Authorities => place != 0,
+                Holders::EndEntities => place == 0,
+            };
+            // RFC 5280, section 6.3.3 (b) (2) (i).
+            held && of.as_ref().is_none_or(|of| of.meet(points))
         });
         let needless = match rule.need {
             Need::IfPresent => true,
@@ -135,13 +136,26 @@ impl Lists {
         };
         match covering.next() {
             None if needless => Ok(()),
-            None => Err(RefusalReason::RevocationUnknown),
+            None => {
+                let says = if lists.is_empty() {
+                    "was issued by an authority whose revocation list is required and not there"
+                } else {
+                    "is on none of the revocation lists of its issuer that are there: they are of other \
+                     distribution points, or of other kinds of certificates"
+                };
+                Err(about(link, place, RefusalReason::RevocationUnknown, says))
+            }
             Some(first) => {
                 let usable = |listed: &Listed| is_usable(&listed.crl, rule.stale, now);
                 let fresh = usable(first) || covering.any(usable);
                 // Where no list was needed, an old one does no harm.
                 let short = matches!(rule.need, Need::ShortLived(_)) && needless;
-                if fresh || short { Ok(()) } else { Err(RefusalReason::CrlStale) }
+                if fresh || short {
+                    return Ok(());
+                }
+                let due = humantime::format_rfc3339_seconds(first.crl.next_update());
+                let says = format!("is on a revocation list whose next was due at {due}");
+                Err(about(link, place, RefusalReason::CrlStale, &says))
             }
         }
     }
@@ -230,6 +244,27 @@ impl PartialEq for Lists {
     fn eq(&self, other: &Self) -> bool {
         self.rule == other.rule && self.rules == other.rules && self.digests() == other.digests()
     }
+}
+
+/// What is known of a verified path, beginning with the leaf.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::trust) struct Evidence<'a> {
+    /// Each certificate but the anchor, and who signed it.
+    pub(in crate::trust) links: &'a [Link],
+    /// Which lists each of them stands on, if it is revoked.
+    pub(in crate::trust) points: &'a [&'a Points],
+    /// The certificates between leaf and anchor; of nothing else that a peer presents is anything learnt.
+    pub(in crate::trust) between: &'a [CertificateDer<'a>],
+}
+
+const fn of_revoked(place: usize) -> RefusalReason {
+    if place == 0 { RefusalReason::CertificateRevoked } else { RefusalReason::IntermediateRevoked }
+}
+
+/// Says which certificate of a path it is about.
+fn about(link: &Link, place: usize, reason: RefusalReason, says: &str) -> Finding {
+    let (place, subject) = (if place == 0 { "leaf" } else { "intermediate" }, quoted(link.subject()));
+    Finding::new(reason, format!("{place} {subject} (serial number {}) {says}", hex(link.serial())))
 }
 
 fn is_usable(crl: &Crl, stale: Stale, now: SystemTime) -> bool {

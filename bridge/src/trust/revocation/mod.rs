@@ -20,11 +20,11 @@ mod fetch;
 mod issuer;
 mod lists;
 mod load;
+mod points;
 mod policy;
 mod source;
 mod waiting;
 
-pub(in crate::trust) use self::fetch::keep;
 pub use self::{
     crl::{Crl, CrlError},
     difference::Difference,
@@ -36,6 +36,7 @@ pub use self::{
     policy::{Config, IssuerRule, Need, Rule, RuleError, Stale},
     source::{Source, SourceError},
 };
+pub(in crate::trust) use self::{fetch::keep, lists::Evidence, points::Points};
 
 #[cfg(test)]
 #[cfg(unix)]

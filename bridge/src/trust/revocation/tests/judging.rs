@@ -1,12 +1,14 @@
 use std::time::{Duration, SystemTime};
 
+use rcgen::{CertificateParams, CrlDistributionPoint};
+
 use crate::trust::{
     RefusalReason,
     revocation::{
         IssuerRule, ListWord, Need, Order, Stale,
         tests::{
-            forge::{Forge, pem, point, tlv},
-            site::{Site, present, present_at, refused},
+            forge::{Entry, Forge, extension, pem, point, tlv},
+            site::{Site, finding, present, present_at, refused},
         },
     },
     tests::pki::{Authority, numbered},
@@ -127,7 +129,7 @@ fn a_revoked_intermediate_takes_all_below_it_along() {
     let serial = crate::trust::Certificate::parse(between.own()).unwrap().serial_bytes().to_vec();
     let site = Site::new(&[&root], Need::IfPresent, Stale::Fail);
     let mut list = Forge::new(1, &[]);
-    list.entries.push(crate::trust::revocation::tests::forge::Entry(serial, Vec::new()));
+    list.entries.push(Entry(serial, Vec::new()));
     site.put("root.crl", list.by(&root));
     let material = site.load().unwrap();
     let leaf = between.issue(&numbered(1));
@@ -247,11 +249,59 @@ fn a_list_of_end_entities_says_nothing_of_authorities() {
     let site = Site::new(&[&root], Need::Required, Stale::Fail);
     site.put("users.crl", list.by(&root));
     let material = site.load().unwrap();
-    assert_eq!(refused(&material, &root.issue(&numbered(5))), Some(RefusalReason::CertificateRevoked));
-    assert_eq!(refused(&material, &root.issue(&numbered(6))), None);
+    let on = |serial| root.issue(&on_point(serial, "http://pki.example.com/a.crl"));
+    assert_eq!(refused(&material, &on(5)), Some(RefusalReason::CertificateRevoked));
+    assert_eq!(refused(&material, &on(6)), None);
     // Whether the intermediate is revoked nobody has said.
     let below = refused(&material, &between.issue(&numbered(1)));
     assert_eq!(below, Some(RefusalReason::RevocationUnknown));
+}
+
+/// RFC 5280, section 6.3.3 (b) (2) (i).
+#[test]
+fn a_list_of_one_distribution_point_covers_no_certificate_of_another() {
+    let root = Authority::root("root");
+    let mut list = Forge::new(1, &[5]);
+    list.extensions.push(point(&[]));
+    let site = Site::new(&[&root], Need::Required, Stale::Fail);
+    site.put("a.crl", list.by(&root));
+    let material = site.load().unwrap();
+    let verdict = |serial, point: &str| refused(&material, &root.issue(&on_point(serial, point)));
+    assert_eq!(verdict(6, "http://pki.example.com/a.crl"), None);
+    assert_eq!(verdict(6, "http://pki.example.com/b.crl"), Some(RefusalReason::RevocationUnknown));
+    assert_eq!(refused(&material, &root.issue(&numbered(6))), Some(RefusalReason::RevocationUnknown));
+    // Wherever it stands, a serial number that the issuer has revoked is revoked.
+    assert_eq!(verdict(5, "http://pki.example.com/b.crl"), Some(RefusalReason::CertificateRevoked));
+    // A complete list covers all.
+    site.put("b.crl", Forge::new(2, &[]).by(&root));
+    let material = site.load().unwrap();
+    assert_eq!(refused(&material, &root.issue(&numbered(6))), None);
+}
+
+#[test]
+fn a_refusal_by_a_list_says_which_certificate_and_why() {
+    let root = Authority::root("root");
+    let site = Site::new(&[&root], Need::Required, Stale::Fail);
+    let mut list = Forge::new(1, &[]);
+    list.entries.push(Entry(vec![5], vec![extension(21, false, &[0x0a, 1, 1])]));
+    site.put("root.crl", list.by(&root));
+    let material = site.load().unwrap();
+    let says = finding(&material, &root.issue(&numbered(5)), SystemTime::now());
+    assert!(says.starts_with("leaf `CN=collector` (serial number 05) was revoked at 20"), "{says}");
+    assert!(says.ends_with("(keyCompromise)"), "{says}");
+    let late = SystemTime::now() + Duration::from_hours(30);
+    let says = finding(&material, &root.issue(&numbered(6)), late);
+    assert!(
+        says.starts_with("leaf `CN=collector` (serial number 06) is on a revocation list whose next was due"),
+        "{says}"
+    );
+}
+
+/// A collector's certificate that stands on the lists of `point`.
+fn on_point(serial: u64, point: &str) -> CertificateParams {
+    let mut params = numbered(serial);
+    params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![point.to_owned()] }];
+    params
 }
 
 fn pem_of(der: &[u8]) -> String {

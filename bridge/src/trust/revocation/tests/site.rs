@@ -10,7 +10,7 @@ use std::{
 use rustls::pki_types::UnixTime;
 
 use crate::trust::{
-    Claim, LoadError, Material, Plan, Profile, RefusalReason, Role, Store, VerifiedChain,
+    Claim, Finding, LoadError, Material, Plan, Profile, RefusalReason, Role, Store, VerifiedChain,
     revocation::{Config, Lists, ListsError, Need, Order, Rule, Source, Stale},
     tests::pki::{Authority, Folder, Leaf, server},
 };
@@ -81,12 +81,20 @@ pub(super) fn present_at(
     leaf: &Leaf,
     now: SystemTime,
 ) -> Result<Arc<VerifiedChain>, RefusalReason> {
+    judged(material, leaf, now).map(Arc::new).map_err(|finding| finding.reason())
+}
+
+/// What is said of a collector that is refused.
+pub(super) fn finding(material: &Material, leaf: &Leaf, now: SystemTime) -> String {
+    judged(material, leaf, now).unwrap_err().to_string()
+}
+
+fn judged(material: &Material, leaf: &Leaf, now: SystemTime) -> Result<VerifiedChain, Finding> {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let (leaf, intermediates) = leaf.chain.split_first().unwrap();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(since.as_secs()));
     let claim = Claim { role: Role::Client, leaf, intermediates, now };
-    let judged = material.verify(&claim, &Profile::default(), None);
-    judged.map(Arc::new).map_err(|finding| finding.reason())
+    material.verify(&claim, &Profile::default(), None)
 }
 
 pub(super) fn refused(material: &Material, leaf: &Leaf) -> Option<RefusalReason> {
