@@ -313,10 +313,15 @@ where
 
     /// Settles what can be, withdraws the rest, gives up the seat, and says why.
     async fn leave(mut self, ended: Result<Farewell, Fault>) {
-        let has_lost_its_right = matches!(ended, Err(Fault::Cut(_) | Fault::Denied(_)));
+        let is_cut = matches!(ended, Err(Fault::Cut(_) | Fault::Denied(_)));
+        // Who is cut because the connection is old, or the gateway goes away, says it again elsewhere.
+        let has_lost_its_right = match &ended {
+            Err(Fault::Cut(reason)) => reason.is_of_trust(),
+            other => matches!(other, Err(Fault::Denied(_))),
+        };
         let mut dropped = self.carrier.give_up();
         self.carrier.mouths.retire();
-        let grace = if has_lost_its_right { Duration::ZERO } else { GRACE };
+        let grace = if is_cut { Duration::ZERO } else { GRACE };
         if time::timeout(grace, self.carrier.streams.all_settled()).await.is_err() {
             let closing = self.carrier.mouths.close();
             let withdrawn = async {

@@ -151,6 +151,15 @@ impl Metrics {
         self.sweeps.get_or_create(&Sweep { what }).observe(took.as_secs_f64());
     }
 
+    /// Whether there was ever a sweep for `what`.
+    #[cfg(test)]
+    pub(super) fn has_swept(&self, what: &str) -> bool {
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        registry.register("sweeps", "", self.sweeps.clone());
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text.contains(&format!("what=\"{what}\""))
+    }
+
     pub(super) fn opened(&self, who: &Who) {
         self.opened.get_or_create(who).inc();
         self.active.get_or_create(who).inc();

@@ -59,6 +59,15 @@ impl CutReason {
         }
     }
 
+    /// Whether the right to be connected was withdrawn: what such a peer had said and was not taken yet is dropped for good.
+    #[must_use]
+    pub const fn is_of_trust(self) -> bool {
+        match self {
+            Self::Aged | Self::Draining => false,
+            Self::Denied | Self::Expired | Self::NoRole | Self::Revoked | Self::Untrusted => true,
+        }
+    }
+
     /// What each open request is answered. Who is no longer trusted is told no more than that.
     #[must_use]
     pub fn status(self) -> Status {

@@ -30,6 +30,8 @@ pub(super) struct Keeper {
     swept: Arc<Generation>,
     denied: Arc<Denials>,
     read: Reading,
+    /// When the clocks are compared next, however often the keeper is woken before.
+    next_look: Instant,
 }
 
 /// How often the clocks are compared.
@@ -40,12 +42,25 @@ impl Keeper {
         let Grounds { mut material, mut denials, policy, .. } = grounds;
         let swept = Arc::clone(&material.borrow_and_update());
         let denied = Arc::clone(&denials.borrow_and_update());
-        Self { roll, material, denials, policy: policy.watch(), swept, denied, read: Reading::now() }
+        Self {
+            roll,
+            material,
+            denials,
+            policy: policy.watch(),
+            swept,
+            denied,
+            read: Reading::now(),
+            next_look: Instant::now() + TICK,
+        }
     }
 
     pub(super) async fn run(mut self) {
         loop {
             let due = self.due();
+            if due <= Instant::now() {
+                // Whoever changes something again and again must not keep what has expired from being cut.
+                self.look_at_clocks().await;
+            }
             tokio::select! {
                 biased;
                 // What an authority or an operator withdrew, before the policy, which sessions look at themselves.
@@ -62,7 +77,8 @@ impl Keeper {
     fn due(&self) -> Instant {
         let first = self.roll.lock().first_expiry();
         let left = first.map(|moment| moment.duration_since(SystemTime::now()).unwrap_or_default());
-        Instant::now() + left.map_or(TICK, |left| left.min(TICK))
+        let expiry = left.and_then(|left| Instant::now().checked_add(left));
+        expiry.map_or(self.next_look, |expiry| expiry.min(self.next_look))
     }
 
     async fn sweep_material(&mut self) {
@@ -116,6 +132,7 @@ impl Keeper {
         let read = Reading::now();
         let step = read.step_since(&self.read);
         self.read = read;
+        self.next_look = read.steady + TICK;
         let expired = self.roll.lock().expired(read.wall);
         for (_, bond, _) in &expired {
             self.roll.cut(bond, CutReason::Expired);

@@ -247,6 +247,21 @@ async fn a_clock_that_was_set_forward_cuts_what_has_expired_by_it() {
     assert_eq!(cut(&here).await, CutReason::Expired);
 }
 
+/// The paused clock runs ahead while the wall clock stands still: the next comparison sees a step.
+#[tokio::test]
+async fn a_keeper_that_is_woken_again_and_again_still_looks_at_the_clocks() {
+    let ground = Ground::new();
+    time::pause();
+    ground.keep();
+    for _ in 0..40 {
+        ground.roll.0.sooner.notify_one();
+        time::advance(Duration::from_millis(100)).await;
+        // Sweeps run on blocking threads: one trip there leaves time for another.
+        tokio::task::spawn_blocking(|| {}).await.unwrap();
+    }
+    assert!(ground.roll.0.metrics.has_swept("clock"));
+}
+
 #[tokio::test]
 async fn who_leaves_leaves_nothing_behind() {
     let ground = Ground::new();

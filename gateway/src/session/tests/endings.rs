@@ -158,6 +158,22 @@ async fn a_cut_connection_withdraws_what_the_bus_has_not_taken() {
     assert!(stage.taken().is_empty());
 }
 
+#[tokio::test]
+async fn only_who_has_lost_its_right_has_its_events_withheld() {
+    for reason in CutReason::ALL {
+        let stage = Stage::new();
+        let (mut peer, _) = stage.join("x", vec![state_of(1, 0, 1)]).await;
+        stage.open.send_replace(false);
+        peer.batch(batch(1, 1, &["one", "two"])).await;
+        peer.heard().await;
+        assert!(peer.cut.cut(*reason));
+        peer.end().await;
+        // Who is old, or has a gateway that goes away, sends the same events again.
+        let dropped = if matches!(reason, CutReason::Aged | CutReason::Draining) { 0 } else { 2 };
+        assert_eq!(stage.sessions.0.metrics.tally().withheld.get(), dropped, "{reason}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_tells_the_peer_settles_and_ends_well() {
     let stage = Stage::new();
