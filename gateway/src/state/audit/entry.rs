@@ -148,6 +148,13 @@ pub(super) struct Read {
     pub(super) previous: String,
 }
 
+impl Read {
+    /// Whether the chain goes on from `before` with it.
+    pub(super) fn follows(&self, before: Head) -> bool {
+        self.head.sequence == before.sequence.saturating_add(1) && self.previous == before.hex()
+    }
+}
+
 /// Reads a line and holds it against its own hashes.
 pub(super) fn read(line: &[u8]) -> Result<Read, Flaw> {
     let entry: Entry<'_> = serde_json::from_slice(line).map_err(|_| Flaw::Unreadable)?;

@@ -4,8 +4,8 @@
 //! takes effect. Each entry holds the hash of the one before it (BLAKE3), so that an edited, removed or inserted line breaks
 //! the chain at its place; that the end was cut off is found by who keeps a [`Head`] elsewhere.
 //!
-//! Kept true: what was appended is on the disk; what could not be appended leaves no trace in the file, and who wanted the
-//! change is refused.
+//! Kept true: what was appended is on the disk, in the file that has the name; what could not be appended leaves no trace in
+//! it, and who wanted the change is refused.
 
 mod entry;
 mod verify;
@@ -13,7 +13,7 @@ mod verify;
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -87,6 +87,7 @@ impl Audit {
         let path = &self.0.path;
         let line = Line::new(writer.head, Timestamp::now(), actor, action, payload)
             .map_err(|source| AuditError::Payload { action, source })?;
+        writer.look(path)?;
         writer.write(&line).map_err(|source| AuditError::Write { path: path.clone(), source })?;
         let head = writer.head;
         drop(writer);
@@ -113,7 +114,8 @@ struct Recovered {
 }
 
 impl Writer {
-    /// Goes on behind the last whole entry; says how many bytes lie behind it.
+    /// Goes on behind the last whole entry; says how many bytes lie behind it. An entry that lacks nothing but its end of
+    /// line is whole, and is given that.
     fn resume(mut file: File, path: &Path) -> Result<(Self, u64), AuditError> {
         let failed = |source| AuditError::Read { path: path.to_owned(), source };
         let all = file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -130,8 +132,29 @@ impl Writer {
         } else {
             entry::read(last).map_err(|flaw| AuditError::Broken { path: path.to_owned(), flaw })?.head
         };
+        let last = entry::read(tail.get(whole..).unwrap_or_default());
+        if let Some(last) = last.ok().filter(|last| last.follows(head)) {
+            (&file).write_all(b"\n").and_then(|()| file.sync_data()).map_err(failed)?;
+            return Ok((Self { file, length: all.saturating_add(1), torn: false, head: last.head }, 0));
+        }
         let length = all.saturating_sub(torn);
         Ok((Self { file, length, torn: false, head }, torn))
+    }
+
+    /// Whether the file that has the name is still the one that is written, and is as it was left.
+    fn look(&self, path: &Path) -> Result<(), AuditError> {
+        let failed = |source| AuditError::Read { path: path.to_owned(), source };
+        let own = self.file.metadata().map_err(failed)?;
+        match fs::metadata(path) {
+            Ok(named) if (named.dev(), named.ino()) == (own.dev(), own.ino()) => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => return Err(AuditError::Replaced { path: path.to_owned() }),
+        }
+        // Behind what a failed write left, more than our own may lie.
+        if own.len() == self.length || self.torn && own.len() > self.length {
+            return Ok(());
+        }
+        Err(AuditError::Changed { path: path.to_owned(), found: own.len(), expected: self.length })
     }
 
     fn write(&mut self, line: &Line) -> io::Result<()> {
@@ -170,6 +193,19 @@ pub enum AuditError {
         #[source]
         flaw: Flaw,
     },
+    /// Somebody else wrote to the file, or cut it off.
+    #[error(
+        "audit {} has {found} bytes where the gateway left {expected}, so the change is refused; look at it with `audit verify`, and restart the gateway once it is as it should be",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// How long it is.
+        found: u64,
+        /// How long it should be.
+        expected: u64,
+    },
     /// What was to be recorded cannot be.
     #[error("could not write down {action} for the audit")]
     Payload {
@@ -187,6 +223,15 @@ pub enum AuditError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The file is gone, or another has its name.
+    #[error(
+        "audit {} was deleted or replaced while the gateway ran, so the change is refused; put it back, or restart the gateway to begin another",
+        path.display()
+    )]
+    Replaced {
+        /// The file.
+        path: PathBuf,
     },
     /// The file cannot be written.
     #[error("could not write audit {}, so the change is refused; free space or repair the disk", path.display())]

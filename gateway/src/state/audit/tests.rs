@@ -90,6 +90,46 @@ fn what_a_crash_cut_short_is_removed_and_told() {
 }
 
 #[test]
+fn an_entry_that_lacks_nothing_but_its_end_of_line_is_kept() {
+    for entries in [1, 3] {
+        let (folder, audit) = filled(entries);
+        let (path, head) = (audit.path().to_owned(), audit.head());
+        drop(audit);
+        let length = fs::metadata(&path).unwrap().len();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 1).unwrap();
+        assert_eq!(verify(&path).unwrap().head, head);
+        let audit = Audit::open(folder.path()).unwrap();
+        assert_eq!(audit.head(), head);
+        audit.append("a", Action::DenyAdded, &json!({})).unwrap();
+        assert_eq!(verify(&path).unwrap().head, audit.head());
+        assert_eq!(audit.head().sequence, entries + 1);
+    }
+}
+
+#[test]
+fn a_file_that_was_deleted_replaced_or_changed_under_the_gateway_refuses_changes() {
+    let append = |audit: &Audit| audit.append("a", Action::DenyAdded, &json!({}));
+    let (folder, audit) = filled(2);
+    let aside = folder.path().join("aside");
+    fs::rename(audit.path(), &aside).unwrap();
+    assert!(matches!(append(&audit), Err(AuditError::Replaced { .. })));
+    assert!(!audit.path().exists(), "no other is begun");
+    fs::copy(&aside, audit.path()).unwrap();
+    let refused = append(&audit).unwrap_err();
+    assert!(refused.to_string().contains("was deleted or replaced while the gateway ran"), "{refused}");
+    fs::rename(&aside, audit.path()).unwrap();
+    assert_eq!(append(&audit).unwrap().sequence, 3, "put back, it goes on");
+
+    let length = fs::metadata(audit.path()).unwrap().len();
+    let file = OpenOptions::new().append(true).open(audit.path()).unwrap();
+    file.set_len(length - 7).unwrap();
+    let refused = append(&audit).unwrap_err();
+    assert!(matches!(refused, AuditError::Changed { .. }), "{refused}");
+    (&file).write_all(b"more than was there").unwrap();
+    assert!(matches!(append(&audit), Err(AuditError::Changed { .. })));
+}
+
+#[test]
 fn a_file_that_does_not_end_in_an_entry_is_not_continued() {
     let (folder, audit) = filled(1);
     fs::write(audit.path(), "something else\n").unwrap();

@@ -25,8 +25,11 @@ pub fn verify(file: &Path) -> Result<Verified, Break> {
             break;
         }
         let broken = |flaw| Break::At { line: number, flaw };
-        let whole = line.strip_suffix(b"\n").ok_or_else(|| broken(Flaw::Torn))?;
-        head = follow(head, whole).map_err(broken)?;
+        head = match line.strip_suffix(b"\n") {
+            Some(whole) => follow(head, whole).map_err(broken)?,
+            // Only the end of the line may be missing.
+            None => follow(head, &line).map_err(|_| broken(Flaw::Torn))?,
+        };
     }
     Ok(Verified { head })
 }
