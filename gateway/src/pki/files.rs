@@ -1,10 +1,10 @@
 //! Certificates and keys as files.
 //!
 //! A key is `0600` from its first byte, its folder `0700`. A file appears whole or not at all, so that a process which
-//! watches it never reads half of one.
+//! watches it never reads half of one; and once it was written, no power cut takes it back.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -49,7 +49,14 @@ pub fn write_authority(folder: &Path, stem: &str, authority: &Authority) -> Resu
 
 pub(super) fn make_private(folder: &Path) -> Result<(), FileError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let made = made.and_then(|()| sync(folder.parent()));
     made.map_err(|source| FileError { path: folder.to_owned(), source })
+}
+
+/// A name is on the disk when its folder is.
+fn sync(folder: Option<&Path>) -> io::Result<()> {
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
@@ -64,7 +71,10 @@ pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), FileError>
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
         file.write_all(text.as_bytes())?;
-        fs::rename(&new, path)
+        // A rename may reach the disk before what was written, and the name would lead to half a file.
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        sync(path.parent())
     };
     whole(path).map_err(|source| FileError { path: path.to_owned(), source })
 }

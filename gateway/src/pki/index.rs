@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use time::OffsetDateTime;
 
 use crate::pki::{Leaf, Reason, Revoked, Validity};
@@ -58,7 +58,8 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// Serial number, hexadecimal.
+    /// Serial number, hexadecimal: 1 to 20 octets.
+    #[serde(deserialize_with = "serial")]
     pub serial: String,
     /// For what.
     pub kind: Kind,
@@ -130,11 +131,21 @@ impl Index {
     /// on the lists until one list beyond its certificate's end; kept here for good, the lists are small.
     pub(super) fn revoked(&self, is_of: impl Fn(Kind) -> bool) -> Vec<Revoked> {
         let listed = self.issued.iter().filter(|entry| is_of(entry.kind)).filter_map(|entry| {
+            // Every serial number was made here, or checked when the index was read.
             let Revocation { at, reason } = entry.revoked?;
             Some(Revoked { serial: from_hex(&entry.serial)?, at, reason })
         });
         listed.collect()
     }
+}
+
+/// Reads a serial number. One that is none would be left off the lists, and its certificate stay valid.
+fn serial<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let octets = from_hex(&text).filter(|octets| (1..=20).contains(&octets.len()));
+    let wrong =
+        || Error::custom(format!("serial {text:?} must be 1 to 20 octets, two hexadecimal digits each"));
+    octets.map(|_| text.clone()).ok_or_else(wrong)
 }
 
 /// Bytes as hexadecimal digits.

@@ -96,6 +96,25 @@ fn a_revoked_certificate_stands_on_the_next_list_of_its_own_issuer() {
 }
 
 #[test]
+fn a_serial_number_that_was_edited_by_hand_is_refused_with_its_line() {
+    let (parent, mut folder) = made();
+    let serial = folder.issue_collector("site-a/procmond-1", WEEK).unwrap().entry.serial;
+    drop(folder);
+    let path = parent.path().join("pki");
+    let index = fs::read_to_string(path.join("index.json")).unwrap();
+    let line = index.lines().position(|line| line.contains(&serial)).unwrap() + 1;
+    for wrong in ["", "0", "not hex!", &"ab".repeat(21)] {
+        fs::write(path.join("index.json"), index.replace(&serial, wrong)).unwrap();
+        let Err(FolderError::Index { source, .. }) = Folder::open(&path) else {
+            panic!("{wrong:?} was taken")
+        };
+        let says = source.to_string();
+        assert!(says.starts_with(&format!("serial {wrong:?} must be")), "{says}");
+        assert!(says.contains(&format!("at line {line} ")), "{says}");
+    }
+}
+
+#[test]
 fn no_certificate_outlives_its_authority() {
     let (_parent, mut folder) = made();
     let refused = folder.issue_collector("site-a/procmond-1", Duration::days(200));
