@@ -155,6 +155,12 @@ impl Collector {
         self.uplink.status()
     }
 
+    /// The certificates in force.
+    #[cfg(test)]
+    pub(crate) const fn certificates(&self) -> &crate::trust::Store {
+        self.uplink.certificates()
+    }
+
     /// What the spool shows of itself.
     #[must_use]
     pub fn spool(&self) -> watch::Receiver<Stats> {

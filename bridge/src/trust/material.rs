@@ -243,6 +243,14 @@ impl Material {
         self.anchors.verify(claim, &Jury { profile, revocation: Some(&self.lists), judge })
     }
 
+    /// Verifies what a peer presented whose session lives: what is revoked is refused, what no list covers is not.
+    pub(super) fn verify_live(&self, claim: &Claim<'_>) -> Result<VerifiedChain, RefusalReason> {
+        let jury = Jury { profile: &Profile::default(), revocation: None, judge: None };
+        let chain = self.anchors.verify(claim, &jury).map_err(|finding| finding.reason())?;
+        self.lists.revoked(chain.links())?;
+        Ok(chain)
+    }
+
     /// Judges again the links of a path that was verified before, without its signatures: whether all are valid, none is
     /// revoked, and the anchor is still one. A list that is stale or missing cuts nobody.
     ///

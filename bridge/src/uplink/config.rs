@@ -6,7 +6,10 @@ use serde::Deserialize;
 
 use crate::{
     settings::{ByteSize, positive, positive_size},
-    trust::{Files, Floor, ServerNames},
+    trust::{
+        Files, Floor, ServerNames,
+        revocation::{self, IssuerRule, Need, Rule, Source, Stale},
+    },
     uplink::{Alternative, Gateway},
 };
 
@@ -24,6 +27,8 @@ pub struct Config {
     pub files: Files,
     /// Lowest version of TLS.
     pub floor: Floor,
+    /// Revocation lists of those who issue gateways' certificates, and what is demanded of them.
+    pub revocation: revocation::Config,
     /// How often the files are looked at for a change.
     pub reload: Duration,
     /// Deadline of resolving, connecting and being welcomed.
@@ -86,9 +91,34 @@ struct TlsFile {
     key_file: std::path::PathBuf,
     ca_file: std::path::PathBuf,
     min_tls_version: Floor,
-    /// SIGHUP looks at once.
+    /// SIGHUP looks at once. A revocation takes effect so much later.
     #[serde(deserialize_with = "positive")]
     reload_interval: Duration,
+    /// Revocation lists: files, folders, or `http://` URLs.
+    crl: Vec<Source>,
+    /// Whether gateways' certificates must be covered by a list: `"required"`, `"if-present"`, `"short-lived(24h)"`.
+    revocation: Need,
+    /// What a list does once its next update has passed: `"fail"`, `"warn"`, `"grace(6h)"`.
+    stale_crl: Stale,
+    /// How often lists are fetched from URLs; 1 min to 7 days.
+    #[serde(with = "humantime_serde")]
+    crl_refresh: Duration,
+    /// Where the last good copy of what was fetched is kept.
+    crl_directory: std::path::PathBuf,
+    /// What is demanded of single issuers instead.
+    issuer: Vec<IssuerRule>,
+}
+
+impl TlsFile {
+    fn revocation(&self) -> revocation::Config {
+        revocation::Config {
+            sources: self.crl.clone(),
+            rule: Rule { need: self.revocation, stale: self.stale_crl },
+            issuers: self.issuer.clone(),
+            refresh: self.crl_refresh,
+            directory: self.crl_directory.clone(),
+        }
+    }
 }
 
 impl Default for File {
@@ -118,6 +148,12 @@ impl Default for TlsFile {
             ca_file: "/etc/daemoneye/tls/ca.crt".into(),
             min_tls_version: Floor::default(),
             reload_interval: Duration::from_secs(10),
+            crl: Vec::new(),
+            revocation: Need::default(),
+            stale_crl: Stale::default(),
+            crl_refresh: Duration::from_hours(1),
+            crl_directory: "/var/lib/daemoneye/leaf/crl".into(),
+            issuer: Vec::new(),
         }
     }
 }
@@ -141,6 +177,7 @@ impl Config {
             gateways: file.gateways,
             alternatives: file.alternatives,
             server_names: file.server_names,
+            revocation: tls.revocation(),
             files: Files { cert_file: tls.cert_file, key_file: tls.key_file, ca_file: tls.ca_file },
             floor: tls.min_tls_version,
             reload: tls.reload_interval,
@@ -169,6 +206,9 @@ impl TryFrom<File> for Config {
         if !(1..=daemoneye_proto::MAX_BATCH_EVENTS).contains(&file.batch_events) {
             return Err(ConfigError::BatchEvents(file.batch_events));
         }
+        if !(Duration::from_mins(1)..=Duration::from_hours(7 * 24)).contains(&file.tls_config.crl_refresh) {
+            return Err(ConfigError::Refresh);
+        }
         if file.linger > LONGEST_LINGER {
             return Err(ConfigError::Linger);
         }
@@ -192,6 +232,9 @@ pub enum ConfigError {
     /// Nowhere to go.
     #[error("gateways is empty; name at least one as \"host:port\"")]
     NoGateway,
+    /// Lists would be fetched too often, or hardly ever.
+    #[error("tls_config.crl_refresh is out of bounds; use \"1m\" to \"7d\"")]
+    Refresh,
     /// Out of order.
     #[error("first_retry is longer than longest_retry; make it at most the same")]
     Retry,
@@ -215,6 +258,8 @@ mod tests {
         assert!(refused("gateways = [\"gw\"]").contains("gateways.0 = \"gw\": not a host and a port"));
         assert!(refused("batch_events = 0").contains("use 1 to 4096"));
         assert!(refused("linger = \"1s\"").contains("5ms"));
+        assert!(refused("[tls_config]\ncrl_refresh = \"1s\"").contains("use \"1m\" to \"7d\""));
+        assert!(refused("[tls_config]\nrevocation = \"never\"").contains("if-present"));
         assert!(refused("[tls_config]\nmin_tls_version = \"1.1\"").contains("tls_config.min_tls_version"));
     }
 }

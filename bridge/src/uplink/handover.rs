@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -106,9 +106,20 @@ impl Keeper {
         }
     }
 
+    /// Says hello on a connection. What is trusted may have changed since its handshake, for the session before took its
+    /// time to settle: so its gateway is judged again before it is told anything, and once it has said welcome.
     async fn greet(&self, gateway: &Gateway, line: &mut Line) -> Result<Option<Session>, Failure> {
-        let Dialled { client, nursery, .. } = &mut line.dialled;
-        nursery.beside(self.meet(gateway, client)).await
+        let Dialled { client, nursery, chain, .. } = &mut line.dialled;
+        self.trusts(gateway, chain)?;
+        let session = nursery.beside(self.meet(gateway, client)).await?;
+        self.trusts(gateway, chain)?;
+        Ok(session)
+    }
+
+    fn trusts(&self, gateway: &Gateway, chain: &[CertificateDer<'static>]) -> Result<(), Failure> {
+        let (material, names) = (self.store.current(), &self.config.server_names);
+        let judged = material.judge_server(chain, gateway.host(), names, UnixTime::now());
+        judged.map(|_until| ()).map_err(|reason| Failure::Untrusted { gateway: gateway.clone(), reason })
     }
 
     async fn connect(&self, gateway: &Gateway) -> Result<Line, Failure> {
@@ -192,11 +203,7 @@ impl Keeper {
     }
 
     /// Waits until the gateway of a session would not be trusted any more.
-    async fn distrust(
-        &self,
-        gateway: &Gateway,
-        chain: &[rustls::pki_types::CertificateDer<'static>],
-    ) -> RefusalReason {
+    async fn distrust(&self, gateway: &Gateway, chain: &[CertificateDer<'static>]) -> RefusalReason {
         let mut material = self.store.watch();
         loop {
             let now = material.borrow_and_update().material().judge_server(

@@ -21,7 +21,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     spool::Spool,
-    trust::{LoadError, Role, Store},
+    trust::{LoadError, Plan, Role, Store},
 };
 
 mod address;
@@ -68,7 +68,13 @@ impl Uplink {
     ///
     /// [`LoadError`] says which file cannot be used, why, and what to do.
     pub fn open(config: Config, spool: Spool) -> Result<(Self, Vec<BoxFuture<'static, ()>>), LoadError> {
-        let store = Store::open(config.files.clone(), Role::Client)?;
+        let plan = Plan {
+            files: config.files.clone(),
+            anchors: Vec::new(),
+            role: Role::Client,
+            revocation: config.revocation.clone(),
+        };
+        let store = Store::open_all(plan)?;
         let (status, seen) = watch::channel(Status::default());
         let (finish, finishing) = watch::channel(None);
         let reload = config.reload;

@@ -1,6 +1,13 @@
 //! A gateway that does what a test says: real TLS, real HTTP/2, and no mind of its own.
 
-use std::{fs, os::unix::fs::PermissionsExt, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use daemoneye_proto::v1::{
     self, LinkRequest, LinkResponse,
@@ -8,7 +15,10 @@ use daemoneye_proto::v1::{
     link_request, link_response,
 };
 use futures_util::Stream;
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, Issuer, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::TempDir;
 use tokio::{
@@ -19,13 +29,13 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, transport::server::Connected};
 
 use crate::{
     event::StreamId,
     lifecycle::{Leash, Lifecycle},
     topic::Topic,
-    trust::Files,
+    trust::{Files, revocation::Source},
     uplink::{Config, Gateway},
 };
 
@@ -40,6 +50,8 @@ pub(super) struct Scripted {
     /// How many connections have been accepted.
     pub(super) connections: watch::Receiver<usize>,
     sessions: mpsc::Receiver<Conversation>,
+    /// Who issued everybody.
+    root: (CertificateParams, KeyPair),
     _life: Lifecycle,
 }
 
@@ -47,12 +59,13 @@ impl Scripted {
     pub(super) async fn open() -> Self {
         let life = Lifecycle::new();
         let folder = tempfile::tempdir().unwrap();
-        let acceptor = issue(&folder);
+        fs::create_dir(folder.path().join("lists")).unwrap();
+        let (acceptors, root) = issue(&folder);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string().parse().unwrap();
         let (begun, sessions) = mpsc::channel(8);
-        let connections = serve(&life.leash(), listener, acceptor, begun);
-        Self { address, leash: life.leash(), folder, connections, sessions, _life: life }
+        let connections = serve(&life.leash(), listener, acceptors, begun);
+        Self { address, leash: life.leash(), folder, connections, sessions, root, _life: life }
     }
 
     pub(super) fn config(&self) -> Config {
@@ -64,7 +77,31 @@ impl Scripted {
         config.refused_retry = Duration::from_millis(100);
         config.drain_timeout = Duration::from_secs(5);
         config.reload = Duration::from_millis(100);
+        config.revocation.sources = vec![Source::Path(at("lists"))];
         config
+    }
+
+    /// Lets the root revoke certificates, by their serial numbers, in a list that is due again at a year's begin.
+    pub(super) fn revoke(&self, number: u64, serials: &[u64], due: i32) {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: rcgen::date_time_ymd(2025, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2025, 1, 1),
+            next_update: rcgen::date_time_ymd(due, 1, 1),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let (params, key) = &self.root;
+        let text = list.signed_by(&Issuer::from_params(params, key)).unwrap().pem().unwrap();
+        let beside = self.folder.path().join("beside");
+        fs::write(&beside, text).unwrap();
+        fs::rename(beside, self.folder.path().join("lists/root.crl")).unwrap();
     }
 
     /// Gives the leaf its next certificate, the key first, as a careless administrator does.
@@ -99,6 +136,8 @@ pub(super) struct Conversation {
     inbound: Streaming<LinkRequest>,
     outbound: mpsc::Sender<Result<LinkResponse, Status>>,
     pub(super) limits: v1::Limits,
+    /// Which connection it is on, counted from 1.
+    pub(super) connection: usize,
 }
 
 impl Conversation {
@@ -192,16 +231,19 @@ pub(super) async fn until<T: std::fmt::Debug + Send + Sync>(
     assert!(seen, "still {:?}", watch.borrow());
 }
 
-/// Root, gateway and leaf; the leaf's files go into `folder`.
-fn issue(folder: &TempDir) -> TlsAcceptor {
+/// Root, gateway and leaf; the leaf's files go into `folder`. The gateway has a certificate for its first connection, with
+/// serial number 1, and another for all others, with 2.
+fn issue(folder: &TempDir) -> ([TlsAcceptor; 2], (CertificateParams, KeyPair)) {
     let mut root = CertificateParams::new(Vec::<String>::new()).unwrap();
     root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let root_key = KeyPair::generate().unwrap();
     let root_certificate = root.self_signed(&root_key).unwrap();
     let issuer = Issuer::from_params(&root, &root_key);
-    let leaf = |usage, san| {
+    let leaf = |usage, san, serial: Option<u64>| {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = serial.map(Into::into);
         params.not_before = rcgen::date_time_ymd(2024, 1, 1);
         params.not_after = rcgen::date_time_ymd(2124, 1, 1);
         params.extended_key_usages = vec![usage];
@@ -215,7 +257,7 @@ fn issue(folder: &TempDir) -> TlsAcceptor {
     write("ca.crt", root_certificate.pem());
     write("stranger.crt", root.self_signed(&KeyPair::generate().unwrap()).unwrap().pem());
     for name in ["leaf", "next"] {
-        let (certificate, key) = leaf(ExtendedKeyUsagePurpose::ClientAuth, uri.clone());
+        let (certificate, key) = leaf(ExtendedKeyUsagePurpose::ClientAuth, uri.clone(), None);
         write(&format!("{name}.crt"), certificate.pem());
         write(&format!("{name}.key"), key.serialize_pem());
         let key = folder.path().join(format!("{name}.key"));
@@ -223,37 +265,80 @@ fn issue(folder: &TempDir) -> TlsAcceptor {
     }
 
     let here = SanType::IpAddress([127, 0, 0, 1].into());
-    let (certificate, key) = leaf(ExtendedKeyUsagePurpose::ServerAuth, here);
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Arc::new(config).into()
+    let acceptor = |serial| {
+        let (certificate, key) = leaf(ExtendedKeyUsagePurpose::ServerAuth, here.clone(), Some(serial));
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    };
+    let acceptors = [acceptor(1), acceptor(2)];
+    (acceptors, (root, root_key))
+}
+
+/// One end of a connection, and its number.
+struct Pipe(io::DuplexStream, usize);
+
+impl Connected for Pipe {
+    type ConnectInfo = usize;
+
+    fn connect_info(&self) -> usize {
+        self.1
+    }
+}
+
+impl io::AsyncRead for Pipe {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl io::AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }
 
 fn serve(
     leash: &Leash,
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    acceptors: [TlsAcceptor; 2],
     begun: mpsc::Sender<Conversation>,
 ) -> watch::Receiver<usize> {
     let (count, connections) = watch::channel(0);
-    let (connected, incoming) = mpsc::channel::<io::Result<io::DuplexStream>>(8);
+    let (connected, incoming) = mpsc::channel::<io::Result<Pipe>>(8);
     let spawner = leash.clone();
     leash.spawn(async move {
+        let [first, others] = acceptors;
+        let mut number = 0;
         while let Ok((tcp, _)) = listener.accept().await {
+            let acceptor = if number == 0 { &first } else { &others };
             let Ok(mut tls) = acceptor.accept(tcp).await else { continue };
+            number += 1;
             // What tonic serves must tell where it comes from; a pipe does, our TLS stream does not.
             let (near, mut far) = io::duplex(64 * 1024);
             spawner.spawn(async move {
                 let _cut = io::copy_bidirectional(&mut tls, &mut far).await;
             });
-            connected.send(Ok(near)).await.unwrap_or_default();
+            connected.send(Ok(Pipe(near, number))).await.unwrap_or_default();
             count.send_modify(|count| *count += 1);
         }
     });
@@ -289,7 +374,8 @@ impl Federation for Script {
             max_message: 4 << 20,
             heartbeat: Duration::from_secs(30).try_into().ok(),
         };
-        let session = Conversation { inbound: request.into_inner(), outbound, limits };
+        let connection = request.extensions().get().copied().unwrap_or_default();
+        let session = Conversation { inbound: request.into_inner(), outbound, limits, connection };
         self.begun.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }

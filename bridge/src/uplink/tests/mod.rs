@@ -3,6 +3,7 @@
 #![expect(clippy::significant_drop_tightening, reason = "a collector lives as long as its test")]
 
 mod gateway;
+mod revocation;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::{
     client::{self, Collector},
     spool,
+    trust::revocation::Need,
 };
 
 const CRITICAL: &str = "events.process.start";
