@@ -22,8 +22,10 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
+mod secret;
 mod value;
 
+pub use secret::exposed;
 pub use value::{ByteSize, FileMode, positive, positive_size};
 
 /// Reads `file`, if there is one, lays the environment variables that begin with `prefix` over it, and makes a `T`.

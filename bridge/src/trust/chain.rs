@@ -32,8 +32,8 @@ pub trait Judge: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// The reason to refuse it.
-    fn judge(&self, chain: &VerifiedChain) -> Result<(), RefusalReason>;
+    /// The reason to refuse it, and what exactly is wrong.
+    fn judge(&self, chain: &VerifiedChain) -> Result<(), Finding>;
 }
 
 /// What a peer presents, and when.

@@ -36,6 +36,10 @@ impl<'a> Scene<'a> {
             E::UnknownIssuer => self.unknown_issuer(),
             E::InvalidSignatureForPublicKey => self.bad_signature(),
             E::NameConstraintViolation => self.name_constraint(),
+            E::CaUsedAsEndEntity => {
+                let says = "is an authority's, and was presented as the peer's own";
+                self.leaf.finding(Place::Leaf, RefusalReason::CaAsLeaf, says)
+            }
             E::EndEntityUsedAsCa => self.leaf_as_ca(),
             E::PathLenConstraintViolated => self.path_length(),
             E::UnsupportedSignatureAlgorithmContext(_)
@@ -66,7 +70,7 @@ impl<'a> Scene<'a> {
         let of = self.all().find(|(_, exhibit)| exhibit.certificate().not_before() == begin);
         let (place, exhibit) = of.unwrap_or((Place::Leaf, self.leaf));
         let wait = begin.duration_since(moment(now)).unwrap_or_default();
-        exhibit.finding(place, RefusalReason::CertificateNotYetValid, &profile::not_yet(wait))
+        exhibit.finding(place, profile::not_yet_valid(place), &profile::not_yet(wait))
     }
 
     /// The end of the chain as names have it: where the next issuer is neither presented nor trusted.
@@ -179,7 +183,9 @@ impl<'a> Scene<'a> {
         let says = format!("has an extended key usage that leaves out {}", self.role.purpose());
         let wrong = self.all().find(|(_, exhibit)| profile::leaves_out(self.role, exhibit));
         let (place, exhibit) = wrong.unwrap_or((Place::Leaf, self.leaf));
-        exhibit.finding(place, RefusalReason::WrongPurpose, &says)
+        let reason =
+            if place == Place::Leaf { RefusalReason::WrongPurpose } else { RefusalReason::CaPurpose };
+        exhibit.finding(place, reason, &says)
     }
 }
 

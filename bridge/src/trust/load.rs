@@ -1,7 +1,6 @@
 //! Reads the files of a generation, and says what is wrong with them: which file, what, and the remedy.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -9,11 +8,15 @@ use std::{
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::trust::{
-    AnchorFile, Certificate, Files, Held, MAX_CHAIN, Rights, Role,
-    anchor::{AnchorError, Anchors},
-    pem::{self, PemError},
-    revocation::ListsError,
+use crate::{
+    settings,
+    trust::{
+        AnchorFile, Certificate, Files, Finding, Held, MAX_CHAIN, RefusalReason, Rights, Role,
+        anchor::{AnchorError, Anchors},
+        pem::{self, PemError},
+        profile::{Exhibit, Place, Signature},
+        revocation::ListsError,
+    },
 };
 
 fn contents(path: &Path) -> Result<pem::Contents, LoadError> {
@@ -64,11 +67,35 @@ pub(super) fn own(
     if leaf.is_authority() {
         return Err(LoadError::Authority { path: path.to_owned() });
     }
-    if suited {
-        Ok((leaf, intermediates))
-    } else {
-        Err(LoadError::Purpose { path: path.to_owned(), purpose: role.purpose() })
+    if !suited {
+        return Err(LoadError::Purpose { path: path.to_owned(), purpose: role.purpose() });
     }
+    hold_against_profile(path, chain)?;
+    Ok((leaf, intermediates))
+}
+
+/// Whether the other end would take the own chain, as far as that can be told without its anchors.
+fn hold_against_profile(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(), LoadError> {
+    for (number, der) in chain.iter().enumerate() {
+        let exhibit = Exhibit::read(der).map_err(|_| LoadError::Certificate { path: path.to_owned() })?;
+        // Some put their root behind it, which nobody needs; it is judged as the anchor that it is.
+        let place = match number {
+            0 => Place::Leaf,
+            _ if exhibit.facts().is_self_issued() => Place::Anchor,
+            _ => Place::Intermediate,
+        };
+        if let Some((_, finding)) = exhibit.broken(place).next() {
+            return Err(LoadError::Profile { path: path.to_owned(), finding });
+        }
+        if let Signature::Weak(hash) = exhibit.facts().signature()
+            && place != Place::Anchor
+        {
+            let says = format!("is signed with {hash}, which can be forged");
+            let finding = exhibit.finding(place, RefusalReason::WeakSignature, &says);
+            return Err(LoadError::Profile { path: path.to_owned(), finding });
+        }
+    }
+    Ok(())
 }
 
 fn check_validity(path: &Path, certificate: &Certificate) -> Result<(), LoadError> {
@@ -149,35 +176,12 @@ fn group(
     Ok(authorities)
 }
 
-#[cfg(unix)]
 fn check_mode(path: &Path) -> Result<(), LoadError> {
-    use std::os::unix::fs::MetadataExt;
-
-    let seen = fs::metadata(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-    // The owner of our own entry in /proc is the effective user; elsewhere the stricter answer is taken.
-    let me = fs::metadata("/proc/self").map_or_else(|_| seen.uid(), |own| own.uid());
-    let mode = seen.mode() & 0o777;
-    if is_exposed(mode, seen.uid(), me) {
-        Err(LoadError::Exposed { path: path.to_owned(), mode })
-    } else {
-        Ok(())
+    match settings::exposed(path) {
+        Ok(None) => Ok(()),
+        Ok(Some(mode)) => Err(LoadError::Exposed { path: path.to_owned(), mode }),
+        Err(source) => Err(LoadError::Read { path: path.to_owned(), source }),
     }
-}
-
-#[cfg(not(unix))]
-fn check_mode(_path: &Path) -> Result<(), LoadError> {
-    Ok(())
-}
-
-/// Whether more people than needed can read a key file.
-///
-/// A file of root's that we may read through our group is how Kubernetes (`fsGroup`) and systemd (`LoadCredential`) hand
-/// a secret to a process that is not root; nobody but root could give it a stricter mode.
-#[cfg(unix)]
-const fn is_exposed(mode: u32, owner: u32, me: u32) -> bool {
-    let handed_over = owner == 0 && me != 0;
-    let allowed = if handed_over { 0o740 } else { 0o700 };
-    mode & 0o777 & !allowed != 0
 }
 
 fn whole_minutes(time: Duration) -> String {
@@ -315,6 +319,14 @@ pub enum LoadError {
         /// How long until it is.
         wait: String,
     },
+    /// The other end would refuse the own chain.
+    #[error("{} would be refused by the other end ({}): {finding}; {}", path.display(), finding.reason(), finding.reason().hint())]
+    Profile {
+        /// Which file.
+        path: PathBuf,
+        /// Why it would be.
+        finding: Finding,
+    },
     /// The own certificate is not for this end of a connection.
     #[error("certificate {} lacks extended key usage {purpose}: issue it again with it", path.display())]
     Purpose {
@@ -352,27 +364,5 @@ impl LoadError {
             | Self::Read { .. } => true,
             _ => false,
         }
-    }
-}
-
-#[cfg(test)]
-#[cfg(unix)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_that_others_can_read_is_exposed() {
-        assert!(!is_exposed(0o600, 1000, 1000));
-        assert!(!is_exposed(0o400, 0, 0));
-        assert!(is_exposed(0o640, 1000, 1000));
-        assert!(is_exposed(0o644, 0, 1000));
-        assert!(is_exposed(0o440, 0, 0));
-    }
-
-    #[test]
-    fn a_secret_that_root_hands_over_through_a_group_is_not() {
-        assert!(!is_exposed(0o440, 0, 1000));
-        assert!(is_exposed(0o460, 0, 1000));
-        assert!(is_exposed(0o444, 0, 1000));
     }
 }

@@ -53,8 +53,14 @@ reasons! {
     AmbiguousIdentity = "ambiguous_identity", "issue a certificate with one SPIFFE URI, or with names that all map to the same site and name";
     /// The anchor of the path is not valid now.
     AnchorExpired = "anchor_expired", "renew the authority's certificate and put it into ca_file";
-    /// The anchor of the path may not speak for the peer's site or trust domain.
-    AnchorNotForSite = "anchor_not_for_site", "the authority is limited to other sites: issue the certificate under the right one, or widen sites and trust_domains of the anchor";
+    /// The anchor of the path may not speak for the trust domain of a SPIFFE URI in the certificate.
+    AnchorNotForDomain = "anchor_not_for_domain", "the authority is limited to other trust domains: issue the certificate under the right one, or widen trust_domains of the anchor";
+    /// The anchor of the path may not speak for the peer's site.
+    AnchorNotForSite = "anchor_not_for_site", "the authority is limited to other sites: issue the certificate under the right one, or widen sites of the anchor";
+    /// The anchor of the path is not valid yet.
+    AnchorNotYetValid = "anchor_not_yet_valid", "check this host's clock; if it is right, take the authority into ca_file only once it is valid";
+    /// More authorities stand in the path than the anchor allows.
+    AnchorPathLength = "anchor_path_length", "issue from an authority right below the anchor, or replace the anchor by one with a higher path length";
     /// A name in the certificate has the form of an identity with a part that cannot be one.
     BadName = "bad_name", "site and name are 1 to 63 characters of a-z, 0-9, `_` and `-`; wildcards are no identity";
     /// A proxy did not say for whom it connects.
@@ -65,9 +71,11 @@ reasons! {
     CaAsLeaf = "ca_as_leaf", "connect with the collector's own certificate, not with the authority's";
     /// An authority's certificate does not allow it to sign certificates.
     CaKeyUsage = "ca_key_usage", "issue the authority's certificate again with key usage keyCertSign";
-    /// The leaf or an intermediate is past its validity.
+    /// An authority's extended key usage leaves out what its certificates are used for.
+    CaPurpose = "ca_purpose", "issue the authority's certificate again without extended key usage, or with clientAuth (above collectors) and serverAuth (above gateways)";
+    /// The peer's own certificate is past its validity.
     CertificateExpired = "certificate_expired", "renew the certificate, and check the clocks of both hosts";
-    /// The leaf or an intermediate is not valid yet.
+    /// The peer's own certificate is not valid yet.
     CertificateNotYetValid = "certificate_not_yet_valid", "check the clocks of both hosts";
     /// The peer's own certificate is revoked.
     CertificateRevoked = "certificate_revoked", "issue a new certificate with a new key, if the revocation was meant for another";
@@ -87,6 +95,8 @@ reasons! {
     Incompatible = "incompatible", "the other end must offer ALPN h2 and a group and signature in common";
     /// A certificate between leaf and anchor is past its validity.
     IntermediateExpired = "intermediate_expired", "renew the intermediate, and let the other end present the new one";
+    /// A certificate between leaf and anchor is not valid yet.
+    IntermediateNotYetValid = "intermediate_not_yet_valid", "check this host's clock; if it is right, issue under an authority that is valid already";
     /// A certificate between leaf and anchor is revoked.
     IntermediateRevoked = "intermediate_revoked", "everything below that authority is revoked: issue anew under another";
     /// The key usage of the peer's certificate does not suit a leaf.
@@ -117,8 +127,10 @@ reasons! {
     NonConforming = "non_conforming", "issue the certificate again with a tool that follows RFC 5280";
     /// What was sent is not TLS.
     NotTls = "not_tls", "something that speaks no TLS connected: a scanner, a load balancer's health check, or a client without TLS";
-    /// More authorities stand in the path than one of them allows.
+    /// More authorities stand in the path than an intermediate allows.
     PathLength = "path_length", "issue from an authority higher up, or raise the path length of the one that forbids it";
+    /// More authorities stand in the path than are allowed at all.
+    PathTooDeep = "path_too_deep", "issue from an authority nearer to the anchor, or trust an authority further down";
     /// As many connections of the peer are open as may be.
     PeerFull = "peer_full", "a copy of the collector runs, or its old connections hang: look there, or raise tcp.max_connections_per_peer";
     /// The key of the certificate was not proven to be held.
@@ -145,7 +157,9 @@ reasons! {
     UnsupportedAlgorithm = "unsupported_algorithm", "use ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits or more, with SHA-256 or better";
     /// A critical extension that is not understood.
     UnsupportedExtension = "unsupported_extension", "issue the certificate without that critical extension";
-    /// A key of the path is too weak.
+    /// The key of an authority in the path is too weak.
+    WeakCaKey = "weak_ca_key", "everything below that authority is open to forgery: replace it by one with ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits or more";
+    /// The key of the peer's certificate is too weak.
     WeakKey = "weak_key", "use ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits or more";
     /// A signature of the path is of a kind that can be forged.
     WeakSignature = "weak_signature", "sign with SHA-256 or better";

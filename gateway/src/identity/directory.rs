@@ -1,6 +1,6 @@
 //! Reads the one identity out of a verified chain.
 
-use daemoneye_bridge::trust::{Certificate, Judge, RefusalReason, VerifiedChain};
+use daemoneye_bridge::trust::{Certificate, Finding, Judge, RefusalReason, VerifiedChain, quoted};
 
 use crate::identity::{
     Config, Metrics, PeerId, VerifiedPeer,
@@ -66,15 +66,43 @@ impl Directory {
 
 /// Asked in the handshake already, so that a stranger without a name sees the alert that every other refusal is.
 impl Judge for Directory {
-    fn judge(&self, chain: &VerifiedChain) -> Result<(), RefusalReason> {
-        let admitted = self.name(chain.leaf()).and_then(|id| {
+    fn judge(&self, chain: &VerifiedChain) -> Result<(), Finding> {
+        let admitted = match self.name(chain.leaf()) {
+            Err(reason) => Err(of_names(reason, chain.leaf())),
             // Of several authorities behind one gateway each speaks for its own sites.
-            let may = chain.anchor().rights().may_name_site(id.site());
-            if may { Ok(()) } else { Err(RefusalReason::AnchorNotForSite) }
-        });
-        admitted.inspect_err(|reason| self.metrics.refused(*reason))
+            Ok(id) if !chain.anchor().rights().may_name_site(id.site()) => {
+                let (anchor, site) = (quoted(chain.anchor().name()), quoted(id.site()));
+                let says = format!("anchor {anchor} may not speak for site {site}, which the leaf names");
+                Err(Finding::new(RefusalReason::AnchorNotForSite, says))
+            }
+            Ok(_) => Ok(()),
+        };
+        admitted.inspect_err(|finding| self.metrics.refused(finding.reason()))
     }
 }
+
+/// Says which names of a leaf are no identity, or not one alone.
+fn of_names(reason: RefusalReason, leaf: &Certificate) -> Finding {
+    let names: Vec<String> = leaf.all_names().take(MOST_NAMES).map(quoted).collect();
+    let names = names.join(", ");
+    let subject = quoted(leaf.subject());
+    let says = match reason {
+        RefusalReason::NoIdentity if names.is_empty() => {
+            format!("leaf {subject} has no subject alternative names, and so names nobody")
+        }
+        RefusalReason::NoIdentity => {
+            format!("leaf {subject} names {names}, none of which is of a form listed in [identity]")
+        }
+        RefusalReason::AmbiguousIdentity => {
+            format!("leaf {subject} names {names}, which is more than one identity")
+        }
+        _ => format!("leaf {subject} names {names}, of which one has a part that no site or name can have"),
+    };
+    Finding::new(reason, says)
+}
+
+/// Most names that a refusal repeats.
+const MOST_NAMES: usize = 4;
 
 #[cfg(test)]
 mod tests {

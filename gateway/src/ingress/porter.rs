@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use daemoneye_bridge::trust::{Judge, RefusalReason, VerifiedChain};
+use daemoneye_bridge::trust::{Finding, Judge, RefusalReason, VerifiedChain, quoted};
 use tokio::sync::watch;
 
 use crate::{deny::Denials, identity::Directory};
@@ -21,13 +21,15 @@ impl Porter {
 }
 
 impl Judge for Porter {
-    fn judge(&self, chain: &VerifiedChain) -> Result<(), RefusalReason> {
+    fn judge(&self, chain: &VerifiedChain) -> Result<(), Finding> {
         self.directory.judge(chain)?;
         let peer = self.directory.identify(chain)?;
         let denials = Arc::clone(&self.denials.borrow());
         denials.find(peer.id(), chain, SystemTime::now()).map_or(Ok(()), |entry| {
             tracing::debug!(peer = %peer.id(), by = %entry.target(), reason = entry.reason(), "peer is denied");
-            Err(RefusalReason::Denied)
+            let target = entry.target().to_string();
+            let says = format!("the deny-list has {} ({})", quoted(&target), quoted(entry.reason()));
+            Err(Finding::new(RefusalReason::Denied, says))
         })
     }
 }

@@ -179,6 +179,7 @@ impl Progress {
         let detail = self.found(reason).unwrap_or(detail);
         let stage = match reason {
             RefusalReason::AmbiguousIdentity
+            | RefusalReason::AnchorNotForDomain
             | RefusalReason::AnchorNotForSite
             | RefusalReason::BadName
             | RefusalReason::Denied

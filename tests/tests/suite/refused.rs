@@ -95,10 +95,27 @@ async fn told(world: &World, rows: &[Row]) {
         if found["reason"] != reason || found["hint"] != hint(reason) {
             wrong.push(format!("{}: {} instead of {reason}", row.what, found["reason"]));
         }
+        // What is told of a certificate says which, and what it names.
+        if TOLD.contains(&reason) {
+            assert!(found["detail"].as_str().unwrap().contains('`'), "{}: {}", row.what, found["detail"]);
+        }
         assert_eq!(found["chain"].as_array().unwrap().is_empty(), row.shown.is_none(), "{}", row.what);
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// Reasons whose detail must quote what the certificate says.
+const TOLD: [&str; 9] = [
+    "ambiguous_identity",
+    "anchor_not_for_domain",
+    "anchor_not_for_site",
+    "bad_name",
+    "ca_as_leaf",
+    "certificate_revoked",
+    "denied",
+    "intermediate_revoked",
+    "no_identity",
+];
 
 /// What an operator is told to do about it.
 pub(crate) fn hint(reason: &str) -> &'static str {
@@ -244,14 +261,14 @@ fn above(root: &Forger, between: &Forger) -> Vec<Row> {
         no("other CA", "unknown_issuer", stranger.issue("stranger", same)),
         no("other CA of the same name", "bad_signature", imposter.issue("imposter", same)),
         below("expired intermediate", "intermediate_expired", &valid(-48, -1)),
-        below("intermediate not yet valid", "certificate_not_yet_valid", &valid(1, 48)),
+        below("intermediate not yet valid", "intermediate_not_yet_valid", &valid(1, 48)),
         below("wrong keyUsage, intermediate", "ca_key_usage", &usages(&[Usage::DigitalSignature])),
-        below("wrong EKU, intermediate", "wrong_purpose", &purposes(&[ExtendedKeyUsagePurpose::ServerAuth])),
+        below("wrong EKU, intermediate", "ca_purpose", &purposes(&[ExtendedKeyUsagePurpose::ServerAuth])),
         below("unknown critical extension, intermediate", "unsupported_extension", &unknown),
         below("revoked intermediate", "intermediate_revoked", &serial(8)),
         no("leaf as CA", "leaf_as_ca", leaf.issue("leaf", same).with(&[&leaf])),
         no("path length", "path_length", lower.issue("deep", same).with(&[&lower, &short])),
-        no("weak key, intermediate", "weak_key", weak.issue("leaf", same).with(&[&weak])),
+        no("weak key, intermediate", "weak_ca_key", weak.issue("leaf", same).with(&[&weak])),
         no("missing intermediate", "missing_intermediate", between.issue("alone", same)),
         no("missing intermediate, never seen", "unknown_issuer", unseen.issue("alone", same)),
         no("six certificates", "too_many_certificates", between.issue("many", same).with(&many)),
@@ -267,14 +284,15 @@ fn roots() -> Vec<(Forger, Row)> {
     };
     let short = Forger::root("Short root", depth(0));
     let below = short.below("Below it", same);
-    let long = no("path length of the anchor", "path_length", below.issue("deep", same).with(&[&below]));
+    let long =
+        no("path length of the anchor", "anchor_path_length", below.issue("deep", same).with(&[&below]));
     let rsa = Forger::rsa_root("RSA root");
     let weakly = no("weak signature", "weak_signature", rsa.issue("sha1", same).by_sha1());
     let strong = Row { what: "RSA signature", shown: Some(rsa.issue("sha256", same)), reason: None };
     let other = Forger::root("RSA in order", same);
     vec![
         of("expired anchor", "anchor_expired", &valid(-48, -1)),
-        of("anchor not yet valid", "certificate_not_yet_valid", &valid(1, 48)),
+        of("anchor not yet valid", "anchor_not_yet_valid", &valid(1, 48)),
         of("wrong keyUsage, anchor", "ca_key_usage", &usages(&[KeyUsagePurpose::DigitalSignature])),
         of("unknown critical extension, anchor", "unsupported_extension", &unknown),
         (short, long),
@@ -321,7 +339,7 @@ async fn every_row_is_refused_for_its_own_reason_and_told_one_thing() {
     rows.extend([
         Row { what: "its own site", shown: Some(limited.issue("at-home", same)), reason: None },
         no("SAN of another site", "anchor_not_for_site", site_b("abroad")),
-        no("anchor without right to the domain", "anchor_not_for_site", foreign.issue("abroad", same)),
+        no("anchor without right to the domain", "anchor_not_for_domain", foreign.issue("abroad", same)),
     ]);
     let (mut trusted, mut lists) =
         (vec![&root], vec![file(&world, "r.crl", &root.list(1, [-5, 60], &[7, 8]))]);

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::trust::{
     Certificate, Finding, RefusalReason, VerifiedChain,
     explain::Case,
-    profile::{Exhibit, Place},
+    profile::{self, Exhibit, Place},
     quoted,
 };
 
@@ -189,7 +189,7 @@ fn out_of_time(place: Option<Place>, certificate: &Certificate, at: SystemTime) 
         };
         (reason, "has expired")
     } else if at < certificate.not_before() {
-        (RefusalReason::CertificateNotYetValid, "is not valid yet")
+        (profile::not_yet_valid(place), "is not valid yet")
     } else {
         return None;
     };

@@ -81,13 +81,17 @@ impl Exhibit {
     /// The rules that it breaks in this place, and what is wrong with it.
     pub(super) fn broken(&self, place: Place) -> impl Iterator<Item = (&'static Rule, Finding)> {
         RULES.iter().filter(move |rule| rule.is_broken(place, &self.facts)).map(move |rule| {
-            let key = if rule.reason == RefusalReason::WeakKey {
-                format!(" ({})", self.facts.key())
-            } else {
-                String::new()
+            let (reason, says) = match (rule.reason, place) {
+                (RefusalReason::WeakKey, Place::Leaf) => (RefusalReason::WeakKey, self.with_key(rule)),
+                (RefusalReason::WeakKey, _) => (RefusalReason::WeakCaKey, self.with_key(rule)),
+                (reason, _) => (reason, rule.says.to_owned()),
             };
-            (rule, self.finding(place, rule.reason, &format!("{}{key}", rule.says)))
+            (rule, self.finding(place, reason, &says))
         })
+    }
+
+    fn with_key(&self, rule: &Rule) -> String {
+        format!("{} ({})", rule.says, self.facts.key())
     }
 
     /// Says what is wrong with it.
@@ -135,7 +139,7 @@ impl Path<'_> {
         let (anchor, exhibit) = (self.anchor.certificate(), self.anchor.exhibit());
         let (reason, says) = anchor.not_before().duration_since(now).map_or_else(
             |_| (RefusalReason::AnchorExpired, expired(anchor.not_after(), now)),
-            |wait| (RefusalReason::CertificateNotYetValid, not_yet(wait)),
+            |wait| (RefusalReason::AnchorNotYetValid, not_yet(wait)),
         );
         Some(exhibit.finding(Place::Anchor, reason, &says))
     }
@@ -149,7 +153,7 @@ impl Path<'_> {
         let (count, most) = (self.authorities(), profile.max_depth);
         let says =
             || format!("{count} authorities stand between leaf and anchor, and {most} at most are allowed");
-        (count > most).then(|| Finding::new(RefusalReason::PathLength, says()))
+        (count > most).then(|| Finding::new(RefusalReason::PathTooDeep, says()))
     }
 
     /// The path length of the anchor; webpki checks that of the others (RFC 5280, 4.2.1.9).
@@ -160,7 +164,7 @@ impl Path<'_> {
         let anchor = self.anchor.exhibit();
         usize::try_from(allowed)
             .is_ok_and(|allowed| count > allowed)
-            .then(|| anchor.finding(Place::Anchor, RefusalReason::PathLength, &says()))
+            .then(|| anchor.finding(Place::Anchor, RefusalReason::AnchorPathLength, &says()))
     }
 
     fn lifetime(&self, profile: &Profile) -> Option<Finding> {
@@ -176,13 +180,22 @@ impl Path<'_> {
     fn trust_domain(&self) -> Option<Finding> {
         let domain = self.anchor.rights().forbidden_domain(self.leaf.certificate())?;
         let says = format!("may not speak for trust domain {}", finding::quoted(domain));
-        Some(self.anchor.exhibit().finding(Place::Anchor, RefusalReason::AnchorNotForSite, &says))
+        Some(self.anchor.exhibit().finding(Place::Anchor, RefusalReason::AnchorNotForDomain, &says))
     }
 }
 
 /// "expired 3 days ago".
 pub(super) fn expired(not_after: SystemTime, now: SystemTime) -> String {
     format!("expired {} ago", finding::in_words(now.duration_since(not_after).unwrap_or_default()))
+}
+
+/// Why a certificate in this place is refused that is not valid yet.
+pub(super) const fn not_yet_valid(place: Place) -> RefusalReason {
+    match place {
+        Place::Anchor => RefusalReason::AnchorNotYetValid,
+        Place::Intermediate => RefusalReason::IntermediateNotYetValid,
+        Place::Leaf => RefusalReason::CertificateNotYetValid,
+    }
 }
 
 /// "is not valid before 3 minutes from now: is a clock wrong?".

@@ -43,5 +43,5 @@ pub(super) fn of_anchor(role: Role, anchor: &Exhibit) -> Option<Finding> {
         _ => "another purpose",
     };
     let says = format!("is limited to {has} by its extended key usage, and {} is needed", role.purpose());
-    Some(anchor.finding(Place::Anchor, RefusalReason::WrongPurpose, &says))
+    Some(anchor.finding(Place::Anchor, RefusalReason::CaPurpose, &says))
 }

@@ -14,8 +14,8 @@ use tokio::io::{AsyncReadExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::trust::{
-    Admission, Floor, Judge, Material, NamePattern, Profile, Recorder, RefusalReason, Role, ServerNames,
-    Terms, VerifiedChain, provider, refusal_of,
+    Admission, Finding, Floor, Judge, Material, NamePattern, Profile, Recorder, RefusalReason, Role,
+    ServerNames, Terms, VerifiedChain, provider, refusal_of,
     tests::pki::{Authority, Folder, client as collector, server as gateway},
 };
 
@@ -23,7 +23,7 @@ use crate::trust::{
 struct Content;
 
 impl Judge for Content {
-    fn judge(&self, _chain: &VerifiedChain) -> Result<(), RefusalReason> {
+    fn judge(&self, _chain: &VerifiedChain) -> Result<(), Finding> {
         Ok(())
     }
 }
@@ -32,8 +32,8 @@ impl Judge for Content {
 struct Nobody;
 
 impl Judge for Nobody {
-    fn judge(&self, _chain: &VerifiedChain) -> Result<(), RefusalReason> {
-        Err(RefusalReason::NoIdentity)
+    fn judge(&self, _chain: &VerifiedChain) -> Result<(), Finding> {
+        Err(RefusalReason::NoIdentity.into())
     }
 }
 

@@ -41,6 +41,41 @@ fn a_certificate_that_is_not_for_its_role_or_its_time_is_refused() {
 }
 
 #[test]
+fn an_own_certificate_that_the_other_end_would_refuse_is_refused_with_its_reason() {
+    use rcgen::KeyUsagePurpose as Usage;
+
+    let changed = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = server();
+        change(&mut params);
+        refused(&params, Role::Server).to_string()
+    };
+    let error = changed(&|params| params.key_usages = vec![Usage::KeyEncipherment]);
+    assert!(
+        error.contains("cert.pem would be refused by the other end (key_usage): leaf `CN=gateway` lacks"),
+        "{error}"
+    );
+    assert!(error.ends_with("issue it with key usage digitalSignature and without keyCertSign"), "{error}");
+    let error = changed(&|params| params.key_usages = vec![Usage::DigitalSignature, Usage::KeyCertSign]);
+    assert!(error.contains("(key_usage)"), "{error}");
+    let error = changed(&|params| params.use_authority_key_identifier_extension = false);
+    assert!(error.contains("(non_conforming)"), "{error}");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_that_the_other_end_would_refuse_leaves_the_old_one_in_force() {
+    let root = Authority::root("root");
+    let folder = Folder::new(&root.issue(&server()), root.pem());
+    let store = Store::open(folder.files.clone(), Role::Server).unwrap();
+    let before = store.current();
+    let mut params = server();
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyAgreement];
+    folder.write(&root.issue(&params), root.pem());
+    assert!(matches!(store.reload(Order::Forward).await, Err(LoadError::Profile { .. })));
+    assert_eq!(store.current(), before);
+    assert!(store.status().borrow().refused.as_ref().unwrap().0.contains("(key_usage)"));
+}
+
+#[test]
 fn a_key_that_others_may_read_is_refused_with_the_remedy() {
     let root = Authority::root("root");
     let folder = Folder::new(&root.issue(&server()), root.pem());

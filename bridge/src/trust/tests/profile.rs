@@ -108,8 +108,8 @@ fn the_purpose_must_be_there_and_nothing_above_may_exclude_it() {
     assert_eq!(world.of_leaf(|leaf| leaf.with(PURPOSES, false, &purposes(1))), Err(R::WrongPurpose));
     assert_eq!(world.of_leaf(|leaf| leaf.with(PURPOSES, false, &any)), Err(R::WrongPurpose));
     assert_eq!(world.of_leaf(|leaf| leaf.with(PURPOSES, false, &sequence(&[]))), Err(R::WrongPurpose));
-    assert_eq!(world.of_between(|between| between.with(PURPOSES, false, &purposes(1))), Err(R::WrongPurpose));
-    assert_eq!(world.of_root(|root| root.with(PURPOSES, false, &purposes(3))), Err(R::WrongPurpose));
+    assert_eq!(world.of_between(|between| between.with(PURPOSES, false, &purposes(1))), Err(R::CaPurpose));
+    assert_eq!(world.of_root(|root| root.with(PURPOSES, false, &purposes(3))), Err(R::CaPurpose));
     assert_eq!(world.of_root(|root| root.with(PURPOSES, false, &any)), Ok(()));
 }
 
@@ -119,8 +119,8 @@ fn weak_keys_are_refused_wherever_they_stand() {
     for key in [rsa_key(1024), dsa_key(), p192_key(), explicit_curve_key()] {
         let weak = |forge: Forge| Forge { key: key.clone(), ..forge };
         assert_eq!(world.of_leaf(weak), Err(R::WeakKey));
-        assert_eq!(world.of_between(weak), Err(R::WeakKey));
-        assert_eq!(world.of_root(weak), Err(R::WeakKey));
+        assert_eq!(world.of_between(weak), Err(R::WeakCaKey));
+        assert_eq!(world.of_root(weak), Err(R::WeakCaKey));
     }
     assert_eq!(world.of_leaf(|leaf| Forge { key: rsa_key(2048), ..leaf }), Ok(()));
 }
@@ -146,8 +146,8 @@ fn whatever_has_expired_has_a_reason_of_its_own() {
     assert_eq!(world.of_root(old), Err(R::AnchorExpired));
     let future = |forge: Forge| Forge { years: (2030, 2040), ..forge };
     assert_eq!(world.of_leaf(future), Err(R::CertificateNotYetValid));
-    assert_eq!(world.of_between(future), Err(R::CertificateNotYetValid));
-    assert_eq!(world.of_root(future), Err(R::CertificateNotYetValid));
+    assert_eq!(world.of_between(future), Err(R::IntermediateNotYetValid));
+    assert_eq!(world.of_root(future), Err(R::AnchorNotYetValid));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn path_length_binds_intermediate_and_anchor() {
     let world = World::new();
     let none_below = sequence(&[&[1, 1, 0xff], &[2, 1, 0]]);
     assert_eq!(world.of_between(|between| between.with(BASIC, true, &none_below)), Ok(()));
-    assert_eq!(world.of_root(|root| root.with(BASIC, true, &none_below)), Err(R::PathLength));
+    assert_eq!(world.of_root(|root| root.with(BASIC, true, &none_below)), Err(R::AnchorPathLength));
     // Two authorities below one that allows none.
     let (second_key, root) = (KeyPair::generate().unwrap(), world.root().sign(&world.root_key));
     let second = Forge::authority("between", "second", &second_key).sign(&world.between_key);
@@ -183,7 +183,7 @@ fn depth_is_bounded_by_the_profile() {
     world.profile.max_depth = 1;
     assert_eq!(world.of_leaf(|leaf| leaf), Ok(()));
     world.profile.max_depth = 0;
-    assert_eq!(world.of_leaf(|leaf| leaf), Err(R::PathLength));
+    assert_eq!(world.of_leaf(|leaf| leaf), Err(R::PathTooDeep));
 }
 
 #[test]

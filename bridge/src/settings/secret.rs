@@ -1,0 +1,63 @@
+//! Whether a file that holds a secret can be read by more people than need it.
+
+use std::{io, path::Path};
+
+/// The permissions of `path`, if others than its owner can read or write it; `None` if all is well, and where a file has no
+/// such permissions. Blocking.
+///
+/// # Errors
+///
+/// The file cannot be looked at.
+#[cfg(unix)]
+pub fn exposed(path: &Path) -> io::Result<Option<u32>> {
+    use std::{fs, os::unix::fs::MetadataExt};
+
+    let seen = fs::metadata(path)?;
+    // The owner of our own entry in /proc is the effective user; elsewhere the stricter answer is taken.
+    let me = fs::metadata("/proc/self").map_or_else(|_| seen.uid(), |own| own.uid());
+    let mode = seen.mode() & 0o777;
+    Ok(is_exposed(mode, seen.uid(), me).then_some(mode))
+}
+
+/// The same where files have no such permissions.
+///
+/// # Errors
+///
+/// None.
+#[cfg(not(unix))]
+pub fn exposed(_path: &Path) -> io::Result<Option<u32>> {
+    Ok(None)
+}
+
+/// Whether more people than needed can read a secret.
+///
+/// A file of root's that we may read through our group is how Kubernetes (`fsGroup`) and systemd (`LoadCredential`) hand
+/// a secret to a process that is not root; nobody but root could give it a stricter mode.
+#[cfg(unix)]
+const fn is_exposed(mode: u32, owner: u32, me: u32) -> bool {
+    let handed_over = owner == 0 && me != 0;
+    let allowed = if handed_over { 0o740 } else { 0o700 };
+    mode & 0o777 & !allowed != 0
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_others_can_read_is_exposed() {
+        assert!(!is_exposed(0o600, 1000, 1000));
+        assert!(!is_exposed(0o400, 0, 0));
+        assert!(is_exposed(0o640, 1000, 1000));
+        assert!(is_exposed(0o644, 0, 1000));
+        assert!(is_exposed(0o440, 0, 0));
+    }
+
+    #[test]
+    fn a_secret_that_root_hands_over_through_a_group_is_not() {
+        assert!(!is_exposed(0o440, 0, 1000));
+        assert!(is_exposed(0o460, 0, 1000));
+        assert!(is_exposed(0o444, 0, 1000));
+    }
+}
