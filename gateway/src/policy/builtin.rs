@@ -30,6 +30,7 @@ impl Builtin {
         bytes_per_second: NonZeroU32::new(16 << 20),
         max_message: None,
         connections: None,
+        same_identity: None,
     };
 
     /// The built-in role of that name.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{
     identity::PeerId,
     policy::{
-        Limits, Policy,
+        Limits, Policy, SameIdentity,
         builtin::RESERVED,
         fleet::Tenure,
         grant::{Grant, Hearing, Rules},
@@ -148,6 +148,9 @@ fn topics(verb: &str, old: &Rules<Pattern>, new: &Rules<Pattern>, reserved: Opti
 }
 
 fn bounds(before: &Limits, after: &Limits) -> Vec<String> {
+    let words = [before, after].map(|limits| limits.same_identity.map_or("default", SameIdentity::as_str));
+    let changed = Some(words).filter(|[before, after]| before != after);
+    let word = changed.map(|[before, after]| format!("same_identity {before} -> {after}"));
     [
         ("events_per_second", before.events_per_second, after.events_per_second),
         ("bytes_per_second", before.bytes_per_second, after.bytes_per_second),
@@ -157,6 +160,7 @@ fn bounds(before: &Limits, after: &Limits) -> Vec<String> {
     .into_iter()
     .filter(|(_, before, after)| before != after)
     .map(|(key, before, after)| format!("{key} {before} -> {after}"))
+    .chain(word)
     .collect()
 }
 

@@ -33,7 +33,7 @@ pub use self::{
     metrics::Metrics,
     permit::{CallPermit, Collector, Payload, Place, PublishPermit, SubscribePermit},
     rate::Meter,
-    rule::{GlobError, LONGEST_NAME, Limits, TemplateError},
+    rule::{GlobError, LONGEST_NAME, Limits, SameIdentity, TemplateError},
     rules::Policy,
     shadow::{DifferenceView, ShadowView},
     subject::Subject,

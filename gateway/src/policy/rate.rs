@@ -123,6 +123,7 @@ mod tests {
 
     fn limits(events: u32, bytes: u32) -> Limits {
         Limits {
+            same_identity: None,
             events_per_second: NonZeroU32::new(events).unwrap(),
             bytes_per_second: NonZeroU32::new(bytes).unwrap(),
             ..Limits::DEFAULT

@@ -101,6 +101,27 @@ pub(crate) struct Bounds {
     pub(crate) bytes_per_second: Option<NonZeroU32>,
     pub(crate) max_message: Option<NonZeroU32>,
     pub(crate) connections: Option<NonZeroU32>,
+    pub(crate) same_identity: Option<SameIdentity>,
+}
+
+/// What a second session of an identity does to the first; the wider comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SameIdentity {
+    /// The first makes way.
+    Newest,
+    /// Nothing, unless they share a stream.
+    Allow,
+}
+
+impl SameIdentity {
+    /// The word, as the policy has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Newest => "newest",
+        }
+    }
 }
 
 /// The bounds in force for one identity: of each, the widest that any of its roles states.
@@ -114,6 +135,8 @@ pub struct Limits {
     pub max_message: NonZeroU32,
     /// Sessions at once.
     pub connections: NonZeroU32,
+    /// What a second session does to the first; `None` leaves it to the settings of the gateway.
+    pub same_identity: Option<SameIdentity>,
 }
 
 impl Limits {
@@ -127,6 +150,7 @@ impl Limits {
         bytes_per_second: nonzero(4 << 20),
         max_message: nonzero(1 << 20),
         connections: nonzero(2),
+        same_identity: None,
     };
 
     /// Adds up what the roles state.
@@ -136,12 +160,14 @@ impl Limits {
             bytes_per_second: widest.bytes_per_second.max(bounds.bytes_per_second),
             max_message: widest.max_message.max(bounds.max_message),
             connections: widest.connections.max(bounds.connections),
+            same_identity: widest.same_identity.max(bounds.same_identity),
         });
         Self {
             events_per_second: widest.events_per_second.unwrap_or(Self::DEFAULT.events_per_second),
             bytes_per_second: widest.bytes_per_second.unwrap_or(Self::DEFAULT.bytes_per_second),
             max_message: widest.max_message.unwrap_or(Self::DEFAULT.max_message),
             connections: widest.connections.unwrap_or(Self::DEFAULT.connections),
+            same_identity: widest.same_identity,
         }
     }
 }

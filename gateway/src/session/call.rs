@@ -24,7 +24,7 @@ use crate::{
         Hall, hello,
         http2::{Caller, Cut},
         intake::{self, Bounds},
-        registry::{Claim, Guest, Presence},
+        registry::{Claim, Claimant, Guest, Presence},
         status::Fault,
     },
     state::Mark,
@@ -232,7 +232,7 @@ enum Numbered {
 }
 
 async fn number(hall: &Hall, peer: &PeerId, stream: StreamId, seq: Seq) -> Result<Numbered, Fault> {
-    let claim = hall.registry.claim(peer, &[stream], None, hall.config.publish_timeout).await?;
+    let claim = hall.registry.claim(peer, &[stream], Claimant::Call, hall.config.publish_timeout).await?;
     let mark = hall.state.stream(&peer.to_string(), stream, Class::Telemetry).await?;
     let hwm = mark.hwm();
     if seq <= hwm {

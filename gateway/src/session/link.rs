@@ -18,7 +18,7 @@ use crate::{
     session::{
         Hall,
         actor::{Actor, Clocks},
-        bell::{Bell, Order},
+        bell::Order,
         carrier::{Carrier, Parts},
         credit::Window,
         hello::{self, Hello},
@@ -26,7 +26,7 @@ use crate::{
         live::Arrival,
         mouths::Mouths,
         outbox::{Answer, Outbox},
-        registry::{Presence, Seat},
+        registry::{Claimant, Presence, Seat},
         status::Fault,
         stream::{Stream as EventStream, Streams},
     },
@@ -101,8 +101,8 @@ where
         None => return Err(Fault::broken("frame", "the stream ended before a Hello")),
     };
     let ids: Vec<_> = hello.streams.iter().map(|listed| listed.id).collect();
-    let bell = Some(Arc::new(Bell::default()));
-    let claim = hall.registry.claim(rights.peer(), &ids, bell, hall.config.takeover_timeout).await?;
+    let by = Claimant::Session { bell: Arc::default(), same_identity: rights.limits().same_identity };
+    let claim = hall.registry.claim(rights.peer(), &ids, by, hall.config.takeover_timeout).await?;
     let peer = rights.peer().to_string();
     let mut marks = Vec::with_capacity(ids.len());
     for listed in &hello.streams {

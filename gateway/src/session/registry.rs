@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::PeerId,
-    policy::Watch,
+    policy::{self, Watch},
     session::{
         bell::{Bell, Order},
         hello::Listed,
@@ -72,7 +72,7 @@ struct Table {
     by_peer: HashMap<PeerId, usize>,
     by_site: HashMap<String, usize>,
     streams: HashMap<(PeerId, StreamId), Holder>,
-    /// The sessions of each peer, where a newer one ends the older.
+    /// The sessions of each peer, for one that ends the older.
     sessions: HashMap<PeerId, Vec<Holder>>,
     guests: HashMap<(Guest, PeerId), usize>,
     /// All guests together.
@@ -87,6 +87,20 @@ struct Holder {
     /// A session can be asked to make way; a plain call ends by itself.
     bell: Option<Arc<Bell>>,
     gone: CancellationToken,
+}
+
+/// Who claims streams.
+#[derive(Debug)]
+pub(super) enum Claimant {
+    /// A plain call, which makes way by itself.
+    Call,
+    /// A session.
+    Session {
+        /// By which it is asked to make way.
+        bell: Arc<Bell>,
+        /// What the policy says of a second session of its peer.
+        same_identity: Option<policy::SameIdentity>,
+    },
 }
 
 /// Somebody who is here without a seat.
@@ -204,19 +218,19 @@ impl Registry {
         &self,
         peer: &PeerId,
         streams: &[StreamId],
-        bell: Option<Arc<Bell>>,
+        by: Claimant,
         patience: Duration,
     ) -> Result<Claim, Fault> {
         let deadline = Instant::now() + patience;
         loop {
-            let blockers = match self.try_claim(peer, streams, bell.as_ref()) {
+            let blockers = match self.try_claim(peer, streams, &by) {
                 Ok(claim) => return Ok(claim),
                 Err(blockers) => blockers,
             };
             for blocker in blockers {
-                match (&blocker.bell, &bell) {
-                    (Some(older), Some(_)) => older.ring(Order::Fence),
-                    (Some(_), None) => return Err(Fault::InUse { what: "the stream" }),
+                match (&blocker.bell, &by) {
+                    (Some(older), Claimant::Session { .. }) => older.ring(Order::Fence),
+                    (Some(_), Claimant::Call) => return Err(Fault::InUse { what: "the stream" }),
                     (None, _) => {}
                 }
                 if time::timeout_at(deadline, blocker.gone.cancelled()).await.is_err() {
@@ -226,15 +240,17 @@ impl Registry {
         }
     }
 
-    fn try_claim(
-        &self,
-        peer: &PeerId,
-        streams: &[StreamId],
-        bell: Option<&Arc<Bell>>,
-    ) -> Result<Claim, Vec<Holder>> {
+    fn try_claim(&self, peer: &PeerId, streams: &[StreamId], by: &Claimant) -> Result<Claim, Vec<Holder>> {
         let mut table = self.lock();
         let key = |stream: &StreamId| (peer.clone(), *stream);
-        let one_only = bell.is_some() && self.0.caps.same_identity == SameIdentity::NewestWins;
+        let (bell, one_only) = match by {
+            Claimant::Call => (None, false),
+            Claimant::Session { bell, same_identity } => {
+                let newest = self.0.caps.same_identity == SameIdentity::NewestWins;
+                let one_only = same_identity.map_or(newest, |stated| stated == policy::SameIdentity::Newest);
+                (Some(bell), one_only)
+            }
+        };
         let older = table.sessions.get(peer).filter(|_| one_only).into_iter().flatten().cloned();
         let streams_of = streams.iter().filter_map(|stream| table.streams.get(&key(stream)).cloned());
         let blockers: Vec<_> = streams_of.chain(older).collect();
@@ -246,7 +262,8 @@ impl Registry {
         for stream in streams {
             table.streams.insert(key(stream), holder.clone());
         }
-        if one_only {
+        // Whatever holds for this one: a role may ask of the next that it be the only one.
+        if bell.is_some() {
             table.sessions.entry(peer.clone()).or_default().push(holder.clone());
         }
         drop(table);

@@ -68,6 +68,12 @@ pub enum PolicyError {
         /// The file.
         file: PathBuf,
     },
+    /// A folder, a pipe or a device.
+    #[error("the policy {} is no regular file; name one", file.display())]
+    NoFile {
+        /// The path.
+        file: PathBuf,
+    },
     /// It cannot be read.
     #[error("could not read the policy {}", file.display())]
     Read {
@@ -186,6 +192,9 @@ pub enum Complaint {
     /// Not text.
     #[error("must be text, or a list of texts")]
     Texts,
+    /// Neither of what a second session may do to the first.
+    #[error("must be \"allow\" or \"newest\"")]
+    SameIdentity,
     /// Another role has this name.
     #[error("another role has this name")]
     Twice,

@@ -6,7 +6,12 @@
 mod error;
 mod keys;
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
 
 use daemoneye_bridge::topic::is_segment;
 use toml::{
@@ -22,7 +27,7 @@ use self::{
 use crate::policy::{
     builtin::{Builtin, RESERVED},
     downlink::{Downlink, Whom},
-    rule::{Bounds, ClientTemplate, Deny, Entry, Glob, Limits, Matching, Role, Template},
+    rule::{Bounds, ClientTemplate, Deny, Entry, Glob, Limits, Matching, Role, SameIdentity, Template},
 };
 
 /// What a policy file says.
@@ -34,12 +39,18 @@ pub(super) struct Contents {
 
 /// The text of the file at `path`.
 pub(super) fn text(path: &Path) -> Result<String, PolicyError> {
-    let file = || path.to_path_buf();
-    let size = fs::metadata(path).map_err(|source| PolicyError::Read { file: file(), source })?.len();
-    if size > LONGEST_FILE {
-        return Err(PolicyError::TooLong { file: file() });
+    let fault = |source| PolicyError::Read { file: path.to_path_buf(), source };
+    // A pipe would be waited for until somebody writes to it.
+    if !fs::metadata(path).map_err(fault)?.is_file() {
+        return Err(PolicyError::NoFile { file: path.to_path_buf() });
     }
-    fs::read_to_string(path).map_err(|source| PolicyError::Read { file: file(), source })
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(fault)?;
+    file.take(LONGEST_FILE.saturating_add(1)).read_to_end(&mut text).map_err(fault)?;
+    if text.len() as u64 > LONGEST_FILE {
+        return Err(PolicyError::TooLong { file: path.to_path_buf() });
+    }
+    String::from_utf8(text).map_err(|error| fault(io::Error::new(io::ErrorKind::InvalidData, error)))
 }
 
 /// Reads what `text` says; `file` is named in complaints.
@@ -108,6 +119,7 @@ const KEYS: [&str; 14] = [
     "bytes_per_second",
     "max_message",
     "connections",
+    "same_identity",
 ];
 
 /// Reads a role; says its line, too.
@@ -166,6 +178,7 @@ fn take_over(role: &mut Role, builtin: &'static Builtin, line: u32) {
         bytes_per_second: stated.bytes_per_second.or(builtin.bytes_per_second),
         max_message: stated.max_message.or(builtin.max_message),
         connections: stated.connections.or(builtin.connections),
+        same_identity: stated.same_identity.or(builtin.same_identity),
     };
 }
 
@@ -268,7 +281,18 @@ fn bounds(role: &mut Keys<'_>) -> Result<Bounds, Fault> {
         bytes_per_second: role.bytes("bytes_per_second")?.map(|(bytes, _)| bytes),
         max_message: max_message.map(|(bytes, _)| bytes),
         connections: role.number("connections")?,
+        same_identity: same_identity(role)?,
     })
+}
+
+fn same_identity(role: &mut Keys<'_>) -> Result<Option<SameIdentity>, Fault> {
+    const KEY: &str = "same_identity";
+    let Some((value, line)) = role.take(KEY) else { return Ok(None) };
+    match value.as_str() {
+        Some("allow") => Ok(Some(SameIdentity::Allow)),
+        Some("newest") => Ok(Some(SameIdentity::Newest)),
+        _ => Err(role.fault_at(line, KEY, Complaint::SameIdentity)),
+    }
 }
 
 fn downlink<'t>(value: Spanned<DeValue<'t>>, index: usize, lines: &'t Lines) -> Result<Downlink, Fault> {

@@ -28,6 +28,8 @@ fn a_complaint_names_file_role_and_key() {
         ("bytes_per_second = \"4 Gallons\"", "bytes_per_second", ""),
         ("max_message = \"2 MiB\"", "max_message", "1 MiB"),
         ("connections = -1", "connections", "1 to"),
+        ("same_identity = \"newest-wins\"", "same_identity", "\"allow\" or \"newest\""),
+        ("same_identity = 1", "same_identity", "\"allow\" or \"newest\""),
         ("json = 3", "json", "true, false"),
         ("deny = { hear = [] }", "deny", "hear"),
         ("speaks_for = [\"A\"]", "speaks_for", "'A'"),
@@ -45,6 +47,21 @@ fn a_complaint_names_file_role_and_key() {
         assert!(complaint.contains(word), "{complaint}");
         assert!(!complaint.contains('\n'), "{complaint}");
     }
+}
+
+#[test]
+fn only_a_regular_file_of_bounded_length_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(text(folder.path()), Err(PolicyError::NoFile { .. })));
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Nobody ever writes to it.
+    assert!(matches!(text(&pipe), Err(PolicyError::NoFile { .. })));
+    // A device says that it is empty, and never ends.
+    assert!(matches!(text(Path::new("/dev/zero")), Err(PolicyError::NoFile { .. })));
+    let long = folder.path().join("long");
+    File::create(&long).unwrap().set_len(LONGEST_FILE + 1).unwrap();
+    assert!(matches!(text(&long), Err(PolicyError::TooLong { .. })));
 }
 
 #[test]

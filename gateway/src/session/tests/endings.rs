@@ -246,6 +246,31 @@ async fn the_newest_of_two_sessions_wins_if_it_is_so_configured_and_the_older_is
 }
 
 #[tokio::test]
+async fn a_role_may_ask_for_the_newest_session_alone_or_allow_several() {
+    let role = |name: &str, whom: &str, word: &str| {
+        format!(
+            "[[role]]\nname = \"{name}\"\nmatch = {{ identity = \"{whom}\" }}\npublish = [\"a.#\"]\n\
+             connections = 3\nsame_identity = \"{word}\"\n"
+        )
+    };
+    let stage = Stage::configured("", &(role("r", "*", "newest") + &role("s", "y", "allow")));
+    let (mut older, _) = stage.join("x", vec![state_of(1, 0, 1)]).await;
+    let (_newer, _) = stage.join("x", vec![state_of(2, 0, 1)]).await;
+    assert_eq!(older.end().await.0, Code::Aborted);
+    // Of several roles the widest holds.
+    let (mut older, _) = stage.join("y", vec![state_of(1, 0, 1)]).await;
+    let (_newer, _) = stage.join("y", vec![state_of(2, 0, 1)]).await;
+    older.batch(batch(1, 1, &["one"])).await;
+    older.acked(1).await;
+    // What the gateway's settings say is for those whose roles say nothing.
+    let stage = Stage::configured("same_identity = \"newest-wins\"", &role("r", "*", "allow"));
+    let (mut older, _) = stage.join("x", vec![state_of(1, 0, 1)]).await;
+    let (_newer, _) = stage.join("x", vec![state_of(2, 0, 1)]).await;
+    older.batch(batch(1, 1, &["one"])).await;
+    older.acked(1).await;
+}
+
+#[tokio::test]
 async fn two_sessions_of_one_peer_may_be_here_by_default() {
     let stage = Stage::new();
     let (mut older, _) = stage.join("x", vec![state_of(1, 0, 1)]).await;
