@@ -21,6 +21,7 @@ use crate::{
         api::{self, Sources},
         caller::Caller,
         problem::Problem,
+        token::Role,
     },
     deny::{self, ChangeError, Denial, Target},
     policy::command::Desk,
@@ -189,6 +190,10 @@ async fn apply(
 }
 
 async fn ask(commands: &Commands, what: What, force: bool, caller: Caller) -> Result<Reloaded, Problem> {
+    if force && caller.role() < Role::Admin {
+        let detail = "to force what would be held back takes the role admin";
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    }
     let (reply, answer) = oneshot::channel();
     let wish = Reload { what, force, actor: caller.to_string(), reply };
     commands.reload.try_send(wish).map_err(|_| {

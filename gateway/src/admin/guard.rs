@@ -3,7 +3,7 @@
 //! A web page can point a name of its own at 127.0.0.1 and so talk to this listener from the operator's browser (DNS
 //! rebinding). Such a request carries the page's name as its host, and is refused.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -11,8 +11,14 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use daemoneye_bridge::settings::Chain;
+use tokio::task;
 
-use crate::admin::{caller::Caller, problem::Problem};
+use crate::admin::{
+    caller::Caller,
+    problem::Problem,
+    token::{Role, Tokens},
+};
 
 /// Names that a request may be sent to, besides loopback addresses and `localhost`.
 pub(super) type Hosts = Arc<BTreeSet<String>>;
@@ -29,7 +35,7 @@ pub(super) async fn check_host(State(hosts): State<Hosts>, request: Request, nex
 /// Lets what changes something pass only from who may change it, and from no page of another origin.
 ///
 /// Reading is open to this host. Changes are not: containers of one pod share the loopback, and a browser on it can be led
-/// there. The UNIX socket cannot be reached by either, and the kernel says who is at its other end.
+/// there. The UNIX socket cannot be reached by either, and the kernel says who is at its other end; a token neither has.
 pub(super) async fn check_change(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
@@ -38,14 +44,53 @@ pub(super) async fn check_change(State(hosts): State<Hosts>, request: Request, n
         let detail = "a page of another origin may change nothing here";
         return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
     }
-    match request.extensions().get::<Caller>() {
-        Some(Caller::Local { .. }) => next.run(request).await,
-        Some(Caller::Remote) | None => {
-            let detail =
-                "changes are taken over the UNIX socket of admin.socket_path alone; use daemoneye-cli there";
-            Problem::new(StatusCode::FORBIDDEN, detail).into_response()
+    let detail = match request.extensions().get::<Caller>() {
+        Some(caller) if caller.role() >= Role::Operator => return next.run(request).await,
+        Some(Caller::Token(_)) => "this token may read only; changes need the role operator or admin",
+        _ => {
+            "changes are taken over the UNIX socket of admin.socket_path (use daemoneye-cli there), or with a token of \
+             admin.token_file"
         }
+    };
+    Problem::new(StatusCode::FORBIDDEN, detail).into_response()
+}
+
+/// Looks whose token a request shows, if it shows one; a wrong one is refused, even where none is needed.
+pub(super) async fn recognise(
+    State(file): State<Option<Arc<Path>>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(caller) = request.extensions().get::<Caller>().cloned() else { return next.run(request).await };
+    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();
+    // The kernel's word is better than a token.
+    let (Some(first), Caller::Remote) = (shown.next(), &caller) else { return next.run(request).await };
+    let token = first.to_str().ok().and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
+    let (Some(token), None, Some(file)) = (token.map(str::to_owned), shown.next(), file) else {
+        return unauthorized(
+            "one `Authorization: Bearer` with a token of admin.token_file is understood, and nothing else",
+        );
+    };
+    let found = task::spawn_blocking(move || Tokens::load(&file).map(|tokens| tokens.find(&token).cloned()));
+    match found.await {
+        Ok(Ok(Some(owner))) => {
+            request.extensions_mut().insert(Caller::Token(owner));
+            next.run(request).await
+        }
+        Ok(Ok(None)) => unauthorized("this token is not among those of admin.token_file"),
+        Ok(Err(error)) => {
+            tracing::error!(error = %Chain(&error), "no token is taken");
+            let detail = "the tokens of this gateway cannot be read; its log says why";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response()
+        }
+        Err(_gone) => Problem::internal("the gateway is going away").into_response(),
     }
+}
+
+fn unauthorized(detail: &str) -> Response {
+    let mut response = Problem::new(StatusCode::UNAUTHORIZED, detail).into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
 }
 
 /// Adds the headers that forbid a browser to embed, guess or keep what is served here.

@@ -5,7 +5,7 @@
 //! or a task of the data path.
 //!
 //! Kept true: a stranger gets nothing (loopback only, `Host` is checked against DNS rebinding, and `Origin` too); changes
-//! come over the UNIX socket alone, whose other end the kernel names; nobody can hold it up (connections, requests, bodies
+//! come over the UNIX socket, whose other end the kernel names, or with a token; nobody can hold it up (connections, requests, bodies
 //! and times are bounded); liveness depends on nobody else.
 
 use std::{collections::BTreeSet, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
@@ -35,6 +35,8 @@ mod server;
 
 mod socket;
 
+pub mod token;
+
 mod ui;
 
 #[cfg(test)]
@@ -59,6 +61,8 @@ pub struct Config {
     pub probe_address: Option<SocketAddr>,
     /// The UNIX socket over which changes come; none if `None`.
     pub socket_path: Option<PathBuf>,
+    /// Tokens with which changes may come over the network; none if `None`.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -71,6 +75,7 @@ impl Default for Config {
             request_timeout: file.request_timeout,
             probe_address: file.probe_address,
             socket_path: Some(file.socket_path),
+            token_file: None,
         }
     }
 }
@@ -78,6 +83,7 @@ impl Default for Config {
 /// What a configuration file may say.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the keys that operators know")]
 struct File {
     /// Loopback address and port. Default: `127.0.0.1:9090`.
     bind_address: SocketAddr,
@@ -90,7 +96,10 @@ struct File {
     request_timeout: Duration,
     /// Any address and port. Default: none.
     probe_address: Option<SocketAddr>,
-    /// At most 107 bytes; empty: no socket, and no changes. Default: `/var/run/daemoneye/admin.sock`.
+    /// File of tokens, readable by its owner alone, as `daemoneye-cli token new` makes it. Empty: none, and no changes over the
+    /// network. Default: empty.
+    token_file: PathBuf,
+    /// At most 107 bytes; empty: no socket. Default: `/var/run/daemoneye/admin.sock`.
     socket_path: PathBuf,
 }
 
@@ -102,6 +111,7 @@ impl Default for File {
             max_connections: NonZeroUsize::new(64).expect("64 is not zero"),
             request_timeout: Duration::from_secs(10),
             probe_address: None,
+            token_file: PathBuf::new(),
             socket_path: PathBuf::from("/var/run/daemoneye/admin.sock"),
         }
     }
@@ -134,6 +144,7 @@ impl TryFrom<File> for Config {
             request_timeout: file.request_timeout,
             probe_address: file.probe_address,
             socket_path: Some(file.socket_path).filter(|path| !path.as_os_str().is_empty()),
+            token_file: Some(file.token_file).filter(|path| !path.as_os_str().is_empty()),
         })
     }
 }

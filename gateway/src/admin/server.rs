@@ -1,6 +1,6 @@
 //! The listener and its connections: bounded in number and in time, each a task on the leash.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     BoxError, Router,
@@ -34,6 +34,7 @@ use crate::{
         guard, probes,
         problem::Problem,
         socket::Socket,
+        token::{TokenError, Tokens},
         ui,
     },
     snapshot::Snapshots,
@@ -64,6 +65,10 @@ impl Admin {
             Some(address) => listen(address).await.map(|(listener, found)| (Some(listener), Some(found)))?,
             None => (None, None),
         };
+        if let Some(file) = &config.token_file {
+            // Read again whenever one is shown; what is wrong with it is better said now.
+            Tokens::load(file)?;
+        }
         let socket = config.socket_path.as_deref().map(Socket::take).transpose()?;
         Ok(Self { config, main, socket, probes, address, probe_address })
     }
@@ -87,15 +92,20 @@ impl Admin {
         let full = api::routes()
             .merge(Router::new().merge(probes::routes()).merge(ui::routes()).with_state(snapshots.clone()))
             .with_state(sources);
-        let full = bounded(full, &self.config)
-            .layer(middleware::from_fn_with_state(Arc::clone(&hosts), guard::check_change))
-            .layer(middleware::from_fn_with_state(hosts, guard::check_host))
-            .layer(middleware::from_fn(guard::harden));
+        let tokens: Option<Arc<Path>> = self.config.token_file.as_deref().map(Arc::from);
+        // Bounds of their own, so that a flood on the one never keeps an operator out of the other.
+        let [full, local_full] = [full.clone(), full].map(|routes| {
+            bounded(routes, &self.config)
+                .layer(middleware::from_fn_with_state(Arc::clone(&hosts), guard::check_change))
+                .layer(middleware::from_fn_with_state(tokens.clone(), guard::recognise))
+                .layer(middleware::from_fn_with_state(Arc::clone(&hosts), guard::check_host))
+                .layer(middleware::from_fn(guard::harden))
+        });
         let bare = bounded(probes::routes().with_state(snapshots), &self.config)
             .layer(middleware::from_fn(guard::harden));
         let local = async {
             if let Some(socket) = self.socket {
-                socket.run(&full, &leash, &self.config).await;
+                socket.run(&local_full, &leash, &self.config).await;
             }
         };
         let probes = async {
@@ -123,6 +133,9 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
+    /// The tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// The UNIX socket.
     #[error("could not listen for changes; choose another admin.socket_path, or \"\" for none")]
     Socket(#[from] DoorError),
@@ -205,7 +218,7 @@ impl Visit {
     {
         let Self { caller, patience, slot } = self;
         let named = ServiceBuilder::new().map_request(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(caller.clone());
             request
         });
         let connection = http1::Builder::new()

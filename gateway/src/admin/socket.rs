@@ -1,4 +1,4 @@
-//! The UNIX socket: the same API, and the only way to change something.
+//! The UNIX socket: the same API, and the way to change something that needs no secret.
 //!
 //! Kept true: nobody but root and the gateway's own user is answered, whatever the permissions of the socket become.
 

@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use crate::{
-    admin::{Admin, Commands, Config, health},
+    admin::{
+        Admin, Commands, Config, health,
+        token::{Minted, Role},
+    },
     deny,
     policy::{self, Judge, Policy, command::Desk},
     snapshot::{
@@ -178,6 +181,92 @@ async fn a_change_passes_over_the_socket_alone() {
     assert!(over_socket(get).await.starts_with("HTTP/1.1 200 "));
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_token_lets_its_role_change_something_over_the_network_and_no_more() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    let tokens = [("reader", Role::Viewer), ("ops", Role::Operator), ("root", Role::Admin)]
+        .map(|(name, role)| Minted::mint(name, role).unwrap());
+    let lines = |tokens: &[Minted]| tokens.iter().flat_map(|token| [&*token.line, "\n"]).collect::<String>();
+    fs::write(&file, lines(&tokens)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let admin = Running::new(|config| config.token_file = Some(file.clone())).await;
+    let post = async |authorization: &str, resource: &str, body: &str| {
+        let head = format!(
+            "POST /api/v1/{resource} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{authorization}"
+        );
+        let media = format!("Content-Type: application/json\r\nContent-Length: {}", body.len());
+        admin.ask(&format!("{head}{media}\r\n\r\n{body}")).await
+    };
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let [reader, ops, root] = tokens.each_ref().map(|minted| bearer(&minted.token));
+    let deny = r#"{"target":"site:site-a","reason":"lost"}"#;
+    for (authorization, status) in [
+        ("", 403),
+        (reader.as_str(), 403),
+        (&bearer("daemoneye_0"), 401),
+        ("Authorization: Basic cm9vdDp4\r\n", 401),
+        (&format!("{ops}{root}"), 401),
+        (&ops, 201),
+    ] {
+        let answer = post(authorization, "deny-list", deny).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{authorization}: {answer}");
+        assert_eq!(answer.contains("\"actor\":\"token ops\""), status == 201, "{answer}");
+        assert_eq!(answer.contains("www-authenticate: Bearer"), status == 401, "{answer}");
+    }
+    let forced = post(&ops, "reload", r#"{"force":true}"#).await;
+    assert!(forced.starts_with("HTTP/1.1 403 ") && forced.contains("role admin"), "{forced}");
+    // Nobody reloads here: it was let through.
+    assert!(post(&root, "reload", r#"{"force":true}"#).await.starts_with("HTTP/1.1 503 "));
+    let led = post(&format!("{root}Origin: http://evil.example\r\n"), "reload", "{}").await;
+    assert!(led.starts_with("HTTP/1.1 403 "), "{led}");
+    // Reading is open to this host, but not to who shows a wrong token.
+    assert!(admin.get("/api/v1/health").await.starts_with("HTTP/1.1 200 "));
+    let wrong = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{}\r\n", bearer("x"));
+    assert!(admin.ask(&wrong).await.starts_with("HTTP/1.1 401 "));
+
+    fs::write(&file, lines(&tokens[2..])).unwrap();
+    assert!(post(&ops, "deny-list", deny).await.starts_with("HTTP/1.1 401 "), "it was taken out");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(post(&root, "reload", "{}").await.starts_with("HTTP/1.1 503 "), "others can read the file");
+    let config = Config { token_file: Some(file), socket_path: None, ..Config::default() };
+    assert!(Admin::bind(config).await.unwrap_err().to_string().contains("chmod 600"));
+}
+
+#[tokio::test]
+async fn a_flood_of_the_listener_does_not_lock_the_socket() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (path, file) = (folder.path().join("run/admin.sock"), folder.path().join("tokens"));
+    let ops = Minted::mint("ops", Role::Operator).unwrap();
+    fs::write(&file, &ops.line).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let admin = Running::new(|config| {
+        config.max_connections = 2.try_into().unwrap();
+        (config.socket_path, config.token_file) = (Some(path.clone()), Some(file));
+    })
+    .await;
+    // Requests whose bodies never come: as many as may be under way at once.
+    let head = "POST /api/v1/deny-list HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue\r\n";
+    let mut busy = Vec::new();
+    for _ in 0..2 {
+        let mut tcp = TcpStream::connect(admin.address).await.unwrap();
+        tcp.write_all(format!("{head}Authorization: Bearer {}\r\n\r\n", ops.token).as_bytes()).await.unwrap();
+        // It is asked for the body once somebody waits for that.
+        let mut answer = [0; 12];
+        tcp.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 100");
+        busy.push(tcp);
+    }
+    let get = "GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let answer = over_socket(&path, get).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(busy.len(), 2, "they are there still");
 }
 
 /// Sends a request over the socket at `path`.

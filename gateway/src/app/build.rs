@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, Admin, Commands},
+    admin::{self, Admin, Commands, token::Tokens},
     app::{
         Addresses, Gateway, Reception, descriptors, grpc, local::Local, orders::Orders, record, reload,
         upward::Upward, views,
@@ -82,6 +82,9 @@ impl fmt::Debug for Tasks {
 pub(super) fn check(config: &Config) -> Result<Summary, BindError> {
     let material = Material::load_all(&config.tcp.tls.clone().into_plan())?;
     let policy = Policy::load(&config.policy.file)?;
+    if let Some(file) = &config.admin.token_file {
+        Tokens::load(file).map_err(admin::BindError::from)?;
+    }
     Ok(Summary {
         certificate: material.leaf().subject().to_owned(),
         not_after: material.leaf().not_after().into(),
@@ -343,6 +346,9 @@ impl BindError {
     #[must_use]
     pub const fn is_of_configuration(&self) -> bool {
         matches!(self, Self::Material(_) | Self::Policy(_) | Self::Ingress(ingress::OpenError::Load(_)))
-            || matches!(self, Self::Door(DoorError::TooLong { .. }))
+            || matches!(
+                self,
+                Self::Door(DoorError::TooLong { .. }) | Self::Admin(admin::BindError::Tokens(_))
+            )
     }
 }

@@ -42,7 +42,11 @@ pub(super) fn make_room(config: &mut Config) -> Result<(), BindError> {
 const fn kept(config: &Config) -> usize {
     let admin = config.admin.max_connections.get();
     let probes = if config.admin.probe_address.is_some() { admin } else { 0 };
-    OWN.saturating_add(admin).saturating_add(probes).saturating_add(config.unix_socket.max_connections.get())
+    let socket = if config.admin.socket_path.is_some() { admin } else { 0 };
+    OWN.saturating_add(admin)
+        .saturating_add(probes)
+        .saturating_add(socket)
+        .saturating_add(config.unix_socket.max_connections.get())
 }
 
 /// What the federation port may use.

@@ -77,6 +77,41 @@ async fn connect(world: &World, credentials: &Credentials) -> Option<Session> {
 }
 
 #[tokio::test]
+async fn a_token_takes_a_change_over_the_network_and_stands_in_the_audit() {
+    let mut world = world("");
+    let (tokens, secret) = (world.path("tokens"), world.path("secret"));
+    let [file, secret_text] = [&tokens, &secret].map(|path| path.display().to_string());
+    let new = |name: &str| {
+        let args = ["token", "new", name, "--role", "operator", "--file", &file];
+        Command::new(CLI).args(args).output().expect("the command line can be run")
+    };
+    let made = new("ops");
+    assert!(made.status.success(), "{made:?}");
+    let printed = String::from_utf8(made.stdout).unwrap();
+    let token = printed.lines().next().unwrap();
+    assert!(token.starts_with("daemoneye_") && !fs::read_to_string(&tokens).unwrap().contains(token));
+    assert!(!new("ops").status.success(), "a name is there once");
+    assert!(new("bot").status.success());
+    fs::write(&secret, token).unwrap();
+
+    let config = fs::read_to_string(world.path("gateway.toml")).unwrap();
+    let config = config.replace("[admin]\n", &format!("[admin]\ntoken_file = \"{file}\"\n"));
+    fs::write(world.path("gateway.toml"), config).unwrap();
+    world.start().await;
+    let address = world.admin.to_string();
+    let ask = |more: &[&str]| {
+        let deny = ["deny", "add", "--site", "site-x", "--reason", "lost", "--address", &address];
+        Command::new(CLI).args(deny).args(more).output().expect("the command line can be run")
+    };
+    let without = ask(&[]);
+    assert!(!without.status.success() && String::from_utf8_lossy(&without.stderr).contains("--token-file"));
+    let with = ask(&["--token-file", &secret_text]);
+    assert!(with.status.success(), "{with:?}");
+    let list = says(&world, &["deny", "list"]);
+    assert!(list.contains("site:site-x") && list.contains("token ops"), "{list}");
+}
+
+#[tokio::test]
 async fn what_pki_makes_connects_is_shown_and_is_denied_within_a_second() {
     let (mut world, folder) = world_of_pki();
     world.start().await;

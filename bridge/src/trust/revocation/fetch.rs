@@ -48,8 +48,8 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Cancel safe: a fetch that is cut leaves the old copy.
 pub(in crate::trust) async fn keep(
     config: &Config,
-    current: impl Fn() -> Arc<Material>,
-    report: impl Fn(&Uri, Result<(), FetchError>),
+    current: impl Fn() -> Arc<Material> + Send + Sync,
+    report: impl Fn(&Uri, Result<(), FetchError>) + Send + Sync,
 ) {
     let turns = Semaphore::new(AT_ONCE);
     let errands: Vec<Errand<'_>> = config
@@ -78,8 +78,8 @@ struct Errand<'a> {
 impl Errand<'_> {
     async fn run(
         &self,
-        current: &impl Fn() -> Arc<Material>,
-        report: &impl Fn(&Uri, Result<(), FetchError>),
+        current: &(impl Fn() -> Arc<Material> + Sync),
+        report: &(impl Fn(&Uri, Result<(), FetchError>) + Sync),
     ) {
         let mut failures = 0_u32;
         loop {
@@ -97,7 +97,7 @@ impl Errand<'_> {
     }
 
     /// Waits until `due`, and meanwhile puts what lies beside the copy in its place once its issuer was met.
-    async fn rest(&self, due: Instant, current: &impl Fn() -> Arc<Material>) {
+    async fn rest(&self, due: Instant, current: &(impl Fn() -> Arc<Material> + Sync)) {
         loop {
             let look = Instant::now() + LOOK;
             time::sleep_until(look.min(due)).await;

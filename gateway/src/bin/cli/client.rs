@@ -1,32 +1,62 @@
-//! The way to a running gateway: plain HTTP to its admin listener, or over its UNIX socket.
+//! The way to a running gateway: over its UNIX socket, or plain HTTP to its admin listener.
 //!
-//! Reading asks wherever an answer comes from; changes go over the socket alone, because the gateway takes them nowhere
-//! else.
+//! The socket is asked first, because a flood of the listener does not reach it, and because changes need no token there.
+//!
+//! Kept true: a command ends in its time, however slowly a gateway answers; a change is sent once.
 
 use std::{
     fmt::Write as _,
+    fs,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::cli::output::{printable, text_of};
 
 /// Where a gateway is asked.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Gateway {
-    /// Where the gateway's admin listener is; 127.0.0.1:9090, and else its socket, if not said.
+    /// Where the gateway's admin listener is; its socket, and else 127.0.0.1:9090, if neither is said.
     #[arg(long, global = true)]
     address: Option<SocketAddr>,
-    /// The gateway's admin socket; changes go over it. /var/run/daemoneye/admin.sock if not said.
+    /// The gateway's admin socket. /var/run/daemoneye/admin.sock if not said.
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// A file that holds a token, as `token new` made it: with it changes are taken at --address.
+    #[arg(long, global = true, value_name = "PATH")]
+    token_file: Option<PathBuf>,
+    /// How long the whole command may take.
+    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = humantime_serde::re::humantime::parse_duration)]
+    timeout: Duration,
+    /// When it began.
+    #[arg(skip = Instant::now())]
+    begun: Instant,
+}
+
+/// Where one request may go.
+#[derive(Clone, Debug)]
+enum Place {
+    Listener(SocketAddr),
+    Socket(PathBuf),
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+enum Silence {
+    /// Nobody took the request.
+    Unreached(io::Error),
+    /// Somebody took it, and the answer broke off.
+    Broken(io::Error),
 }
 
 impl Gateway {
@@ -34,73 +64,124 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// Nobody answers, or the answer is a problem or no JSON.
+    /// Nobody answers in time, or the answer is a problem or no JSON.
     pub(crate) fn get(&self, resource: &str) -> anyhow::Result<Value> {
-        let request = |host: &str| {
-            format!("GET /api/v1/{resource} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
-        };
-        let (place, answer) = match (self.address, &self.socket) {
-            (Some(address), _) => over_tcp(address, &request(&address.to_string()))?,
-            (None, Some(path)) => over_unix(path, &request("localhost"))?,
-            (None, None) => match over_tcp(usual(), &request("localhost")) {
-                Ok(answered) => answered,
-                // Another port, or none: the socket knows.
-                Err(first) => over_unix(Path::new(SOCKET), &request("localhost")).map_err(|second| {
-                    anyhow::anyhow!("{first:#}, and {second:#}; is the gateway running? name its place with --address or --socket")
-                })?,
-            },
-        };
+        let head = format!("GET /api/v1/{resource} HTTP/1.1\r\n");
+        let (place, answer) = self.ask(&head, "")?;
         read(&place, &answer)
     }
 
-    /// Asks for a change below `/api/v1`, over the socket.
+    /// Asks for a change below `/api/v1`.
     ///
     /// # Errors
     ///
-    /// Nobody answers, the change is refused, or the answer is no JSON.
+    /// Nobody answers in time, the change is refused, or the answer is no JSON.
     pub(crate) fn post(&self, resource: &str, body: &Value) -> anyhow::Result<Value> {
-        if let (Some(address), None) = (self.address, &self.socket) {
-            bail!("changes are taken over the gateway's socket, not at {address}; name it with --socket");
+        if let (Some(address), None, None) = (self.address, &self.socket, &self.token_file) {
+            bail!(
+                "changes are taken at {address} with a token only; name its file with --token-file, or the gateway's socket with --socket"
+            );
         }
         let body = body.to_string();
-        let head = format!("POST /api/v1/{resource} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
-        let request =
-            format!("{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        let path = self.socket.as_deref().unwrap_or_else(|| Path::new(SOCKET));
-        let (place, answer) = over_unix(path, &request)
-            .context("could not reach the gateway for a change; is it running? are you root or its user? name its admin.socket_path with --socket")?;
+        let head = format!(
+            "POST /api/v1/{resource} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        let (place, answer) = self
+            .ask(&head, &body)
+            .context("could not reach the gateway for a change; are you root or its user? name its admin.socket_path with --socket")?;
         read(&place, &answer)
+    }
+
+    /// Asks at one place after the other until one takes the request, and waits for the whole answer.
+    fn ask(&self, head: &str, body: &str) -> anyhow::Result<(String, Vec<u8>)> {
+        let token = self.token_file.as_deref().map(token).transpose()?;
+        let mut silent = Vec::new();
+        for place in self.places(head.starts_with("GET ") || token.is_some()) {
+            let request = place.request(head, token.as_deref(), body);
+            let name = place.to_string();
+            let left = self.timeout.saturating_sub(self.begun.elapsed());
+            let (asked, answered) = mpsc::sync_channel(1);
+            // Not every step of an operating system takes a deadline; a thread that is left behind ends with the command.
+            thread::spawn(move || asked.send(place.exchange(&request)));
+            match answered.recv_timeout(left) {
+                Ok(Ok(answer)) => return Ok((name, answer)),
+                Ok(Err(Silence::Unreached(error))) => silent.push(format!("no answer from {name}: {error}")),
+                Ok(Err(Silence::Broken(error))) => {
+                    return Err(error).with_context(|| format!("the answer of {name} broke off"));
+                }
+                Err(_late) => bail!(
+                    "no whole answer from {name} within {}; is the gateway overloaded? give it longer with --timeout",
+                    humantime_serde::re::humantime::format_duration(self.timeout)
+                ),
+            }
+        }
+        bail!("{}; is the gateway running? name its place with --address or --socket", silent.join(", and "))
+    }
+
+    /// Where a request may go, the best first; a change without a token is for the socket alone.
+    fn places(&self, anywhere: bool) -> Vec<Place> {
+        let listener = Place::Listener;
+        let socket = |path: &Path| Place::Socket(path.to_owned());
+        let mut places = match (&self.socket, self.address) {
+            (Some(path), Some(address)) => vec![socket(path), listener(address)],
+            (Some(path), None) => vec![socket(path)],
+            (None, Some(address)) => vec![listener(address)],
+            (None, None) => vec![socket(Path::new(SOCKET)), listener(usual())],
+        };
+        places.retain(|place| anywhere || matches!(place, Place::Socket(_)));
+        places
     }
 }
 
-fn over_tcp(address: SocketAddr, request: &str) -> anyhow::Result<(String, Vec<u8>)> {
-    let exchange = || -> io::Result<Vec<u8>> {
-        let tcp = TcpStream::connect_timeout(&address, PATIENCE)?;
-        tcp.set_read_timeout(Some(PATIENCE))?;
-        tcp.set_write_timeout(Some(PATIENCE))?;
-        exchange(tcp, request)
-    };
-    let answer = exchange().with_context(|| format!("no answer from the admin listener at {address}"))?;
-    Ok((address.to_string(), answer))
+impl Place {
+    fn request(&self, head: &str, token: Option<&str>, body: &str) -> String {
+        let host = match self {
+            Self::Listener(address) => address.to_string(),
+            Self::Socket(_) => "localhost".to_owned(),
+        };
+        // The kernel says who asks over the socket.
+        let token = token.filter(|_| matches!(self, Self::Listener(_)));
+        let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+        format!("{head}Host: {host}\r\n{token}Connection: close\r\n\r\n{body}")
+    }
+
+    fn exchange(&self, request: &str) -> Result<Vec<u8>, Silence> {
+        match self {
+            Self::Listener(address) => {
+                exchange(TcpStream::connect(address).map_err(Silence::Unreached)?, request)
+            }
+            Self::Socket(path) => exchange(UnixStream::connect(path).map_err(Silence::Unreached)?, request),
+        }
+    }
 }
 
-fn over_unix(path: &Path, request: &str) -> anyhow::Result<(String, Vec<u8>)> {
-    let exchange = || -> io::Result<Vec<u8>> {
-        let socket = UnixStream::connect(path)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        exchange(socket, request)
-    };
-    let answer = exchange().with_context(|| format!("no answer from the admin socket {}", path.display()))?;
-    Ok((path.display().to_string(), answer))
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Listener(address) => write!(f, "the admin listener at {address}"),
+            Self::Socket(path) => write!(f, "the admin socket {}", path.display()),
+        }
+    }
 }
 
 /// One request a connection, so that the answer ends where the connection does.
-fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<Vec<u8>> {
-    stream.write_all(request.as_bytes())?;
+fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Vec<u8>, Silence> {
+    stream.write_all(request.as_bytes()).map_err(Silence::Broken)?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).map_err(Silence::Broken)?;
     Ok(answer)
+}
+
+/// The token in a file.
+fn token(path: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("could not read the token in {}", path.display()))?;
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        bail!("{} holds no token; it must hold one line, as `token new` printed it", path.display());
+    }
+    Ok(token.to_owned())
 }
 
 /// Takes an answer apart; what is no success becomes an error in the gateway's own words.
@@ -134,9 +215,6 @@ const fn usual() -> SocketAddr {
 /// Where the admin socket is unless it was configured elsewhere.
 const SOCKET: &str = "/var/run/daemoneye/admin.sock";
 
-/// How long the gateway may take for each step.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Most bytes of an answer: some hundred thousand sessions.
 const MAX_ANSWER: u64 = 256 * 1024 * 1024;
 
@@ -154,10 +232,57 @@ mod tests {
         assert_eq!(read("here", b"HTTP/1.1 201 Created\r\n\r\n{}").unwrap(), serde_json::json!({}));
     }
 
+    fn gateway(address: Option<SocketAddr>, socket: Option<PathBuf>) -> Gateway {
+        Gateway {
+            address,
+            socket,
+            token_file: None,
+            timeout: Duration::from_millis(300),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Hears a request, and answers it.
+    fn answer(mut stream: impl Read + Write, who: &str) {
+        // What was not read would reset the connection.
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        write!(stream, "HTTP/1.1 200 OK\r\n\r\n{{\"by\":\"{who}\"}}").unwrap();
+    }
+
     #[test]
     fn a_change_is_not_tried_where_it_cannot_be_taken() {
-        let gateway = Gateway { address: Some(usual()), socket: None };
-        let error = gateway.post("reload", &Value::Null).unwrap_err().to_string();
-        assert!(error.contains("--socket"), "{error}");
+        let error = gateway(Some(usual()), None).post("reload", &Value::Null).unwrap_err().to_string();
+        assert!(error.contains("--socket") && error.contains("--token-file"), "{error}");
+    }
+
+    #[test]
+    fn the_socket_is_asked_first_and_the_listener_if_nobody_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, tcp) = (folder.path().join("s"), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = tcp.local_addr().unwrap();
+        thread::spawn(move || answer(tcp.accept().unwrap().0, "listener"));
+        let asked = gateway(Some(address), Some(path.clone())).get("health").unwrap();
+        assert_eq!(asked["by"], "listener");
+        let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        thread::spawn(move || answer(unix.accept().unwrap().0, "socket"));
+        assert_eq!(gateway(Some(address), Some(path)).get("health").unwrap()["by"], "socket");
+    }
+
+    #[test]
+    fn a_gateway_that_drips_or_says_nothing_does_not_hold_a_command_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // Each octet comes in time, and the whole never does.
+            while stream.write_all(b" ").is_ok() {
+                thread::park_timeout(Duration::from_millis(20));
+            }
+        });
+        for _ in 0..2 {
+            let error = gateway(None, Some(path.clone())).get("health").unwrap_err().to_string();
+            assert!(error.contains("within 300ms") && error.contains("--timeout"), "{error}");
+        }
     }
 }

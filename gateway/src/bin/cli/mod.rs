@@ -21,6 +21,7 @@ mod policy;
 mod refusals;
 mod reload;
 mod tls;
+mod token;
 
 use client::Gateway;
 use output::Format;
@@ -62,6 +63,8 @@ enum Command {
     Reload(reload::Reload),
     /// Looks at certificates offline.
     Tls(tls::Tls),
+    /// Makes tokens with which changes may be asked for over the network.
+    Token(token::Token),
 }
 
 impl Cli {
@@ -83,6 +86,7 @@ impl Cli {
             Command::Refusals => refusals::run(&gateway, format),
             Command::Reload(reload) => reload.run(&gateway, format),
             Command::Tls(tls) => tls.run(format),
+            Command::Token(token) => token.run(format),
         }
     }
 }

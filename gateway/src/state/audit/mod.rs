@@ -151,7 +151,7 @@ impl Writer {
             _ => return Err(AuditError::Replaced { path: path.to_owned() }),
         }
         // Behind what a failed write left, more than our own may lie.
-        if own.len() == self.length || self.torn && own.len() > self.length {
+        if own.len() == self.length || (self.torn && own.len() > self.length) {
             return Ok(());
         }
         Err(AuditError::Changed { path: path.to_owned(), found: own.len(), expected: self.length })
