@@ -62,10 +62,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 bind_address = {{ printf "%s:%d" .Values.listener.address (int .Values.listener.port) | toJson }}
 max_connections = {{ int .Values.listener.maxConnections }}
 
+[tcp.rates]
+per_network = {{ int .Values.listener.rates.perNetwork }}
+network_burst = {{ int .Values.listener.rates.networkBurst }}
+in_all = {{ int .Values.listener.rates.inAll }}
+all_burst = {{ int .Values.listener.rates.allBurst }}
+
+[tcp.proxy]
+from = {{ toJson .Values.listener.proxy.from }}
+timeout = {{ printf "%ds" (int .Values.listener.proxy.timeoutSeconds) | toJson }}
+
 [tcp.tls_config]
 cert_file = "/etc/daemoneye/tls/tls.crt"
 key_file = "/etc/daemoneye/tls/tls.key"
 ca_file = "/etc/daemoneye/tls/ca.crt"
+{{- with .Values.tls.crl }}
+{{- $lists := .urls }}
+{{- if .configMapName }}
+{{- $lists = prepend $lists "/etc/daemoneye/crl" }}
+{{- end }}
+crl = {{ default (list) $lists | toJson }}
+revocation = {{ toJson .revocation }}
+stale_crl = {{ toJson .stale }}
+crl_refresh = {{ toJson .refresh }}
+{{- end }}
 
 [identity]
 trust_domain = {{ .Values.identity.trustDomain | toJson }}
@@ -118,6 +138,10 @@ directory = "/var/lib/daemoneye/gateway"
 bind_address = {{ printf "127.0.0.1:%d" (int .Values.admin.port) | toJson }}
 probe_address = {{ printf "%s:%d" .Values.listener.address (int .Values.admin.probePort) | toJson }}
 allowed_hosts = {{ toJson .Values.admin.allowedHosts }}
+socket_path = {{ toJson .Values.admin.socketPath }}
+{{- if .Values.admin.token.secretName }}
+token_file = "/etc/daemoneye/admin/tokens"
+{{- end }}
 
 [drain]
 announce = {{ printf "%ds" (int .Values.drain.announceSeconds) | toJson }}
