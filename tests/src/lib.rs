@@ -17,6 +17,7 @@ pub mod measure;
 pub mod peer;
 pub mod process;
 pub mod producer;
+pub mod snail;
 pub mod stubborn;
 pub mod subscriber;
 pub mod witness;

@@ -1,4 +1,5 @@
-//! A bus client that subscribes and then reads nothing more, by hand: no well-behaved library will do this.
+//! A bus client that subscribes and then reads nothing more, or only when told to, by hand: no well-behaved library will do
+//! this.
 
 use std::{
     io::{self, Read, Write},
@@ -7,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-/// Holds its connection open and never reads again.
+use crate::subscriber::Heard;
+
+/// Holds its connection open and does not read by itself.
 #[derive(Debug)]
 pub struct Stubborn(UnixStream);
 
@@ -36,6 +39,29 @@ impl Stubborn {
         let mut ack = [0; 6];
         stream.read_exact(&mut ack)?;
         Ok(Self(stream))
+    }
+
+    /// Reads the next delivery: its sender, its topic if it was published, and its payload. Signs of life are passed over.
+    ///
+    /// # Errors
+    ///
+    /// The system's; nothing came for 10 seconds, or the other end has closed the connection.
+    pub fn read(&mut self) -> io::Result<Heard> {
+        loop {
+            let mut head = [0; 6];
+            self.0.read_exact(&mut head)?;
+            let [kind, length @ .., _] = head;
+            if kind == 0 {
+                continue;
+            }
+            let mut body = vec![0; u32::from_le_bytes(length) as usize];
+            self.0.read_exact(&mut body)?;
+            let mut parts = body.splitn(if kind == 1 { 3 } else { 2 }, |byte| *byte == 0);
+            let mut text = || String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+            let sender = text();
+            let topic = if kind == 1 { text() } else { String::new() };
+            return Ok(Heard { sender, topic, payload: parts.next().unwrap_or_default().to_vec() });
+        }
     }
 
     /// Whether the other end has closed the connection, once everything it had written is read.

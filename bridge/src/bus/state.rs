@@ -84,6 +84,10 @@ counters! {
     door_slow_readers,
     /// Messages that local clients sent away had not been written. Those of batches that nobody else took are published again.
     door_undelivered,
+    /// Messages that local clients were too slow to take, and that their rule lets go.
+    door_dropped,
+    /// Times a local client fell so far behind that its rule took hold: others wait for it, or messages are dropped.
+    door_slow_episodes,
     /// Frames written to local clients.
     door_written,
     /// Frames read from local clients.

@@ -44,6 +44,7 @@ pub(super) fn routes() -> Router<Sources> {
         .route("/api/v1/refusals", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.refusals, &h)))
         .route("/api/v1/bus", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.bus, &h)))
         .route("/api/v1/upstream", get(show_upstream))
+        .route("/api/v1/clients", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.clients, &h)))
         .route("/api/v1/certificates", get(show_certificates))
 }
 

@@ -27,7 +27,7 @@ use crate::{
         http2::Server,
         leash::{Grounds, Roll},
     },
-    snapshot::{BusView, Part, Snapshots, StateView, Timestamp, UpstreamView},
+    snapshot::{BusView, Clients, Part, Snapshots, StateView, Timestamp, UpstreamView},
     state::{
         self, State, StateError,
         audit::{Audit, AuditError},
@@ -161,11 +161,20 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     metrics.vitals(vitals(&front, &local));
     let (material, follow) = ingress.tls().follow();
     tasks.endless.push(follow.boxed());
-    let (bus, kept) = views(&local, &state, &mut tasks);
+    let (bus, clients, kept) = views(&local, &state, &mut tasks);
     let upstream = upward.as_ref().map(|upward| climb(upward.upstream(), &mut metrics, &mut tasks));
     let (phase, collectors, policy) = (front.watch(), sessions.view(), judge.view());
-    let snapshots =
-        Snapshots { phase, collectors, refusals: refused, bus, material, policy, state: kept, upstream };
+    let snapshots = Snapshots {
+        phase,
+        collectors,
+        refusals: refused,
+        bus,
+        clients,
+        material,
+        policy,
+        state: kept,
+        upstream,
+    };
     Ok(Gateway {
         addresses: addresses(&ingress, &admin, &local),
         front,
@@ -270,12 +279,13 @@ fn vitals(front: &Lifecycle, local: &Local) -> Vitals {
 }
 
 /// Parts of the snapshot that are made here, and kept so by tasks.
-fn views(local: &Local, state: &State, tasks: &mut Tasks) -> (Part<BusView>, Part<StateView>) {
+fn views(local: &Local, state: &State, tasks: &mut Tasks) -> (Part<BusView>, Part<Clients>, Part<StateView>) {
     let word = local.word();
     let (bus, follow_bus) = views::mirror(local.bus().state(), move |state| views::bus(word, state));
     let (state, follow_state) = views::mirror(state.health(), views::state);
-    tasks.endless.extend([follow_bus.boxed(), follow_state.boxed()]);
-    (bus, state)
+    let (clients, follow_clients) = views::mirror(local.clients(), views::clients);
+    tasks.endless.extend([follow_bus.boxed(), follow_clients.boxed(), follow_state.boxed()]);
+    (bus, clients, state)
 }
 
 /// The way up, in snapshot and metrics.
@@ -348,7 +358,8 @@ impl BindError {
         matches!(self, Self::Material(_) | Self::Policy(_) | Self::Ingress(ingress::OpenError::Load(_)))
             || matches!(
                 self,
-                Self::Door(DoorError::TooLong { .. }) | Self::Admin(admin::BindError::Tokens(_))
+                Self::Door(DoorError::TooLong { .. } | DoorError::NeverSentAway)
+                    | Self::Admin(admin::BindError::Tokens(_))
             )
     }
 }

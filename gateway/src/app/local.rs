@@ -8,13 +8,14 @@ use std::{
 use daemoneye_bridge::{
     bus::{
         Broker, Bus,
-        door::{self, Door, DoorError},
+        door::{self, Door, DoorError, LocalClient, SlowReader},
         embedded::{self, Embedded},
         remote::{self, Remote},
     },
     lifecycle::Leash,
 };
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use crate::bus;
 
@@ -25,6 +26,7 @@ pub(super) enum Local {
         bus: Arc<Embedded>,
         door: Option<Door>,
         socket: Option<PathBuf>,
+        clients: watch::Receiver<Arc<Vec<LocalClient>>>,
     },
     Foreign(Arc<Remote>),
     /// Made by whoever embeds the gateway.
@@ -45,9 +47,16 @@ impl Local {
         match config.broker {
             Broker::Embedded => {
                 let (bus, tasks) = embedded::open(broker, config.routes.clone());
+                if door.enabled && door.slow_reader == SlowReader::DropOldest {
+                    tracing::warn!(
+                        "no local client without a rule of its own is an audience: slow_reader is \"drop_oldest\"; routes with \
+                         unheard = \"hold\" wait for others. Give those that must hear another rule in [[unix_socket.client]]"
+                    );
+                }
                 let socket = door.enabled.then(|| door.socket_path.clone());
                 let door = door.enabled.then(|| Door::bind(door, &bus)).transpose()?;
-                Ok((Self::Embedded { bus, door, socket }, tasks))
+                let clients = door.as_ref().map_or_else(nobody, Door::clients);
+                Ok((Self::Embedded { bus, door, socket, clients }, tasks))
             }
             Broker::Foreign => {
                 let (bus, tasks) = remote::open(config.foreign.clone());
@@ -70,6 +79,14 @@ impl Local {
         match self {
             Self::Embedded { socket, .. } => socket.as_deref(),
             Self::Foreign(_) | Self::Given(_) => None,
+        }
+    }
+
+    /// Who is in at the door.
+    pub(super) fn clients(&self) -> watch::Receiver<Arc<Vec<LocalClient>>> {
+        match self {
+            Self::Embedded { clients, .. } => clients.clone(),
+            Self::Foreign(_) | Self::Given(_) => nobody(),
         }
     }
 
@@ -97,4 +114,9 @@ impl Local {
             bus.close();
         }
     }
+}
+
+/// The list of a door that is not there.
+fn nobody() -> watch::Receiver<Arc<Vec<LocalClient>>> {
+    watch::Sender::default().subscribe()
 }

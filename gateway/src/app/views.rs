@@ -6,13 +6,13 @@ use std::{
 };
 
 use daemoneye_bridge::{
-    bus::{BusState, Link},
+    bus::{BusState, Link, door::LocalClient},
     spool, uplink,
 };
 use tokio::{sync::watch, time};
 
 use crate::{
-    snapshot::{BusView, HeldRoute, Part, StateView, Trouble, UpstreamView},
+    snapshot::{BusView, Client, Clients, HeldRoute, Part, StateView, Trouble, UpstreamView},
     state::Health,
     upstream::Upstream,
 };
@@ -46,6 +46,23 @@ pub(super) fn bus(broker: &'static str, state: &BusState) -> BusView {
     let held =
         state.held.iter().map(|held| HeldRoute { route: held.route.clone(), since: held.since.into() });
     BusView { broker, down, held: held.collect() }
+}
+
+/// Local clients of the bus.
+pub(super) fn clients(list: &Arc<Vec<LocalClient>>) -> Clients {
+    let show = |client: &LocalClient| Client {
+        name: client.name.clone(),
+        uid: client.uid,
+        pid: client.pid,
+        since: client.since.into(),
+        slow_reader: client.slow_reader,
+        waiting_bytes: client.waiting_bytes,
+        delivered: client.delivered,
+        dropped: client.dropped,
+        slow_episodes: client.slow_episodes,
+        is_slow: client.is_slow,
+    };
+    Clients { clients: list.iter().map(show).collect() }
 }
 
 /// The state file, for people.

@@ -32,8 +32,18 @@ fn the_documented_file_is_the_default() {
 #[test]
 fn every_key_is_documented_in_its_section() {
     let text = deploy("gateway.toml");
-    let tables =
-        ["anchors", "tls_config", "issuer", "http2", "foreign", "route", "rates", "flapping", "proxy"];
+    let tables = [
+        "anchors",
+        "tls_config",
+        "issuer",
+        "http2",
+        "foreign",
+        "route",
+        "rates",
+        "flapping",
+        "proxy",
+        "client",
+    ];
     let sections = [
         "tcp",
         "tcp.rates",

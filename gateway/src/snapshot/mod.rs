@@ -6,6 +6,7 @@
 //! Kept true: nothing here is secret, and every text that came from a stranger was bounded by the stage that put it here.
 //! Nothing is escaped: that is the duty of who renders it.
 
+mod clients;
 mod material;
 
 use std::{
@@ -19,7 +20,10 @@ use serde::{Serialize, Serializer};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::watch;
 
-pub use self::material::{Certificate, Material, RevocationList};
+pub use self::{
+    clients::{Client, Clients},
+    material::{Certificate, Material, RevocationList},
+};
 
 /// The newest value of one part.
 pub type Part<T> = watch::Receiver<Arc<T>>;
@@ -35,6 +39,8 @@ pub struct Snapshots {
     pub refusals: Part<Refusals>,
     /// The local bus.
     pub bus: Part<BusView>,
+    /// Local clients of the bus.
+    pub clients: Part<Clients>,
     /// The gateway's own certificates and what became of the last reload.
     pub material: Part<Material>,
     /// The policy in force.

@@ -19,6 +19,7 @@ mod refused;
 mod revocation;
 mod revoke;
 mod rotation;
+mod slow;
 
 use std::path::Path;
 

@@ -15,36 +15,30 @@ use crate::{
     bus::{
         PortError,
         door::{
-            Config, Leaving,
+            Config, House, Leaving, SlowReader,
             greet::{GreetError, answer, greet},
+            guests::Visitor,
             outbox::Outbox,
             reader::{Memory, Reader, WINDOW},
             reply::Replies,
-            writer::Writer,
+            writer::{Slow, Writer},
         },
-        embedded::{
-            Core,
-            member::{Kind, Member},
-            table::Seat,
-        },
+        embedded::{Core, member::Member, table::Seat},
     },
     native::codec::{Code, CodecError},
 };
 
-/// Greets a client of `user` and serves it until it leaves.
-pub(super) async fn converse<R, W>(
-    (mut source, mut sink): (R, W),
-    user: Option<u32>,
-    core: Arc<Core>,
-    config: Arc<Config>,
-) where
+/// Greets a client and serves it until it leaves.
+pub(super) async fn converse<R, W>((mut source, mut sink): (R, W), visitor: Visitor, house: House)
+where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let House { core, config, .. } = &house;
     let deadline = Instant::now() + config.connection_timeout;
-    let admitted = time::timeout_at(deadline, admit((&mut source, &mut sink), user, &core, &config)).await;
+    let admitted = time::timeout_at(deadline, admit((&mut source, &mut sink), visitor, core, config)).await;
     let refused = match admitted {
-        Ok(Ok(admitted)) => return serve((source, sink), admitted, core, config).await,
+        Ok(Ok(admitted)) => return serve((source, sink), admitted, visitor, house).await,
         Ok(Err(GreetError::Wire(CodecError::Protocol))) => "not a bus client".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "greeting took too long".to_owned(),
@@ -58,11 +52,12 @@ struct Admitted {
     client: busrt::broker::Client,
     queue: busrt::EventChannel,
     member: Arc<Member>,
+    rule: SlowReader,
 }
 
 async fn admit<R, W>(
     (source, sink): (&mut R, &mut W),
-    user: Option<u32>,
+    visitor: Visitor,
     core: &Core,
     config: &Config,
 ) -> Result<Admitted, GreetError>
@@ -75,11 +70,11 @@ where
         Ok((mut client, id)) => match client.take_event_channel() {
             Some(queue) => {
                 answer(sink, Code::OK).await?;
-                let kind = (Kind::Door, config.outbox_bytes / 2);
-                let member = Member::new(id, name.as_str().into(), queue.clone(), kind).of_user(user);
-                let member = Arc::new(member);
+                let (rule, half) = (config.rule(name.as_str()), config.outbox_bytes / 2);
+                let member = Member::new(id, name.as_str().into(), queue.clone(), (rule.kind(), half));
+                let member = member.of_user(Some(visitor.uid));
                 tracing::debug!(name = name.as_str(), "local client admitted");
-                return Ok(Admitted { client, queue, member });
+                return Ok(Admitted { client, queue, member: Arc::new(member), rule });
             }
             None => Code::OTHER,
         },
@@ -90,12 +85,14 @@ where
     Err(GreetError::Name { name, code: refusal })
 }
 
-async fn serve<R, W>((source, sink): (R, W), admitted: Admitted, core: Arc<Core>, config: Arc<Config>)
+async fn serve<R, W>((source, sink): (R, W), admitted: Admitted, visitor: Visitor, house: House)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let Admitted { client, queue, member } = admitted;
+    let Admitted { client, queue, member, rule } = admitted;
+    let House { core, config, guests } = house;
+    let listed = guests.enter((member.id, &member.name), visitor, rule);
     core.counters.door_opened.add(1);
     let seat = Seat::take(Arc::clone(&core), Arc::clone(&member));
     let replies = Arc::new(Replies::new(Arc::clone(&member)));
@@ -116,8 +113,9 @@ where
         core: Arc::clone(&core),
         member: Arc::clone(&member),
         replies,
+        outbox: Outbox::new(config.outbox_bytes),
+        slow: Slow::new(rule, Arc::clone(&listed.tally)),
         config,
-        outbox: Outbox::default(),
     };
     let left = tokio::select! {
         // Writing first: a client that writes without end must still be read to.

@@ -5,7 +5,7 @@
 //! the broker's or for a remote collector's.
 
 use crate::{
-    bus::{BusName, filter},
+    bus::{BusName, door::slow::GAP, filter},
     native::codec::Code,
 };
 
@@ -25,8 +25,8 @@ pub(super) fn name(name: &str) -> Result<(), Code> {
     if !sound {
         return Err(Code::DATA);
     }
-    // Remote collectors speak under these names; nobody here may pass for one.
-    if name.split('.').next() == Some("collector") { Err(Code::ACCESS) } else { Ok(()) }
+    // Remote collectors speak under these names, and the bus itself; nobody here may pass for one of them.
+    if matches!(name.split('.').next(), Some("collector" | "daemoneye")) { Err(Code::ACCESS) } else { Ok(()) }
 }
 
 /// Judges the topic of something published.
@@ -35,7 +35,7 @@ pub(super) fn topic(topic: &str) -> Result<(), Code> {
     if topic.split('/').any(|segment| matches!(segment, "+" | "#")) {
         return Err(Code::DATA);
     }
-    if topic.split('/').next() == Some(".broker") { Err(Code::ACCESS) } else { Ok(()) }
+    if topic == GAP || topic.split('/').next() == Some(".broker") { Err(Code::ACCESS) } else { Ok(()) }
 }
 
 /// Judges a subscription or exclusion.
@@ -66,10 +66,11 @@ mod tests {
         for bad in ["", ".broker", "a.b.c.d.e", "victim%%0", "a\0b", "a\nb", "x.*", "?", &long, &deep] {
             assert_eq!(name(bad), Err(Code::DATA), "{bad:?}");
         }
-        for reserved in ["collector", "collector.site-a.procmond-1"] {
+        for reserved in ["collector", "collector.site-a.procmond-1", "daemoneye.confirm.0"] {
             assert_eq!(name(reserved), Err(Code::ACCESS));
         }
         assert_eq!(name("collectors.x"), Ok(()));
+        assert_eq!(name("daemoneye-agent"), Ok(()));
     }
 
     #[test]
@@ -80,6 +81,7 @@ mod tests {
             assert_eq!(topic(bad), Err(Code::DATA), "{bad:?}");
         }
         assert_eq!(topic(".broker/info"), Err(Code::ACCESS));
+        assert_eq!(topic(GAP), Err(Code::ACCESS));
         assert_eq!(filter("a/+/#"), Ok(()));
         assert_eq!(filter(".broker/info"), Ok(()));
         assert_eq!(filter("a/#/b"), Err(Code::DATA));

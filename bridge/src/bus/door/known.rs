@@ -21,13 +21,18 @@ pub(super) struct Known {
 impl Known {
     /// The consumers in this process that hear it, or the one of them that it is meant for.
     pub(super) fn hearing<'a>(&'a self, receiver: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Member>> {
+        self.held_up(receiver).filter(|member| member.is_in_process())
+    }
+
+    /// Those for whom this client waits while they are full, or the one of them that it is meant for.
+    pub(super) fn held_up<'a>(&'a self, receiver: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Member>> {
         self.audience.iter().filter(move |member| {
-            member.is_in_process() && receiver.is_none_or(|receiver| *member.name == *receiver)
+            member.holds_up() && receiver.is_none_or(|receiver| *member.name == *receiver)
         })
     }
 }
 
-/// Bytes announced to consumers in this process; taken back if they are not published, for else a client that is cut off
+/// Bytes announced to those for whom publishers wait; taken back if they are not published, for else a client that is cut off
 /// in the middle would leave their inboxes a little fuller for ever.
 pub(super) struct Expected<'a> {
     core: &'a Core,
@@ -45,7 +50,7 @@ impl<'a> Expected<'a> {
         payload: usize,
     ) -> Self {
         let bytes = payload + OVERHEAD;
-        known.hearing(receiver).for_each(|member| member.expect(bytes));
+        known.held_up(receiver).for_each(|member| member.expect(bytes));
         Self { core, known, receiver, bytes, published: false }
     }
 }
@@ -55,7 +60,7 @@ impl Drop for Expected<'_> {
         if self.published {
             return;
         }
-        for member in self.known.hearing(self.receiver) {
+        for member in self.known.held_up(self.receiver) {
             if member.unload(self.bytes) {
                 self.core.table.stir();
             }

@@ -2,21 +2,25 @@
 //!
 //! Ordinary BUS/RT clients come in through a UNIX socket and become clients of the broker in this process. The broker has a
 //! socket server of its own, but that one loses messages in silence when a client is slow, and has no bounds; here a
-//! client that stops reading is sent away and counted, and what was written to a client is known.
+//! client that stops reading meets a rule ([`SlowReader`]) and is counted, and what was written to a client is known.
 //!
-//! Kept true: nobody but the configured users gets in; no client can make the broker, or another client, wait.
+//! Kept true: nobody but the configured users gets in; no client can make the broker wait, and another client only if its
+//! rule is to block.
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time,
 };
 
 use crate::{
-    bus::embedded::{Core, Embedded},
+    bus::{
+        door::guests::{Guests, Visitor},
+        embedded::{Core, Embedded},
+    },
     lifecycle::Leash,
     native::codec::CodecError,
     settings::{self, ByteSize, FileMode},
@@ -25,14 +29,18 @@ use crate::{
 mod conversation;
 mod greet;
 mod guard;
+mod guests;
 mod known;
 mod outbox;
 mod place;
 mod reader;
 mod reply;
+mod slow;
 mod writer;
 
+pub use guests::LocalClient;
 pub use place::{DoorError, PATH_BYTES, Place};
+pub use slow::{ClientRule, SlowReader};
 
 #[cfg(test)]
 mod tests;
@@ -66,8 +74,13 @@ pub struct Config {
     pub max_frame: usize,
     /// Bytes that may wait for a client.
     pub outbox_bytes: usize,
-    /// How long a client may take nothing while something waits for it.
+    /// What happens to clients that read too slowly, unless a rule of `clients` is about them.
+    pub slow_reader: SlowReader,
+    /// How long a client may take nothing while something waits for it; zero: for ever, which only those may whose rule is
+    /// not to be sent away.
     pub slow_reader_timeout: Duration,
+    /// Rules for some clients; the first that matches holds.
+    pub clients: Vec<ClientRule>,
     /// Subscriptions, and exclusions, of a client.
     pub max_subscriptions: usize,
 }
@@ -101,12 +114,19 @@ struct File {
     /// Largest payload of a client's frame; a client that sends more is cut off. Default 1 MiB.
     #[serde(deserialize_with = "settings::positive_size")]
     max_message: ByteSize,
-    /// Bytes that may wait for a client before it is sent away. Default 64 MiB.
+    /// Bytes that may wait for a client before its rule takes hold. Default 64 MiB.
     #[serde(deserialize_with = "settings::positive_size")]
     outbox_bytes: ByteSize,
-    /// How long a client may take nothing while something waits for it before it is sent away. Default 10 s.
-    #[serde(deserialize_with = "settings::positive")]
+    /// What happens to a client that reads too slowly: `disconnect` sends it away, `block` lets others wait for it,
+    /// `drop_oldest` drops what it does not take, and tells it. Default `disconnect`.
+    slow_reader: SlowReader,
+    /// How long a client may take nothing while something waits for it before it is sent away. `0s`: for ever, not with
+    /// `disconnect`. Without effect on `drop_oldest`. Default 10 s.
+    #[serde(with = "humantime_serde")]
     slow_reader_timeout: Duration,
+    /// Tables `[[unix_socket.client]]`: `name`, in which `*` stands for any characters, and its `slow_reader`. The first that
+    /// matches holds. Default none.
+    client: Vec<ClientRule>,
     /// Subscriptions of a client, and as many exclusions. Default 1024.
     max_subscriptions: NonZeroUsize,
 }
@@ -123,7 +143,9 @@ impl Default for File {
             allowed_uids: Vec::new(),
             max_message: ByteSize::mib(1),
             outbox_bytes: ByteSize::mib(64),
+            slow_reader: SlowReader::default(),
             slow_reader_timeout: Duration::from_secs(10),
+            client: Vec::new(),
             max_subscriptions: NonZeroUsize::MIN.saturating_add(1023),
         }
     }
@@ -141,7 +163,9 @@ impl File {
             allowed_uids: self.allowed_uids,
             max_frame: self.max_message.as_usize().saturating_add(FRAME_SLACK),
             outbox_bytes: self.outbox_bytes.as_usize(),
+            slow_reader: self.slow_reader,
             slow_reader_timeout: self.slow_reader_timeout,
+            clients: self.client,
             max_subscriptions: self.max_subscriptions.get(),
         }
     }
@@ -158,9 +182,24 @@ impl TryFrom<File> for Config {
         if length > PATH_BYTES {
             return Err(DoorError::TooLong { path: file.socket_path, length });
         }
+        let mut rules = file.client.iter().map(|rule| rule.slow_reader).chain([file.slow_reader]);
+        if file.slow_reader_timeout.is_zero() && rules.any(|rule| rule == SlowReader::Disconnect) {
+            return Err(DoorError::NeverSentAway);
+        }
         Ok(file.into_config())
     }
 }
+
+impl Config {
+    /// What happens to a client of this name when it reads too slowly.
+    fn rule(&self, name: &str) -> SlowReader {
+        let own = self.clients.iter().find(|rule| rule.matches(name));
+        own.map_or(self.slow_reader, |rule| rule.slow_reader)
+    }
+}
+
+/// How often the list of clients is renewed.
+const SHOWN: Duration = Duration::from_secs(1);
 
 /// The socket for local clients.
 #[derive(Debug)]
@@ -170,6 +209,7 @@ pub struct Door {
     listener: UnixListener,
     place: Place,
     slots: Arc<Semaphore>,
+    guests: Arc<Guests>,
 }
 
 impl Door {
@@ -184,6 +224,7 @@ impl Door {
         tracing::info!(path = %config.socket_path.display(), "listening for local bus clients");
         Ok(Self {
             slots: Arc::new(Semaphore::new(config.max_connections.get())),
+            guests: Arc::new(Guests::new()),
             config: Arc::new(config),
             core: Arc::clone(bus.core()),
             listener,
@@ -194,27 +235,42 @@ impl Door {
     /// Accepts clients until the bus has ended; each is a task of `leash`, and ends with the bus too.
     pub async fn run(self, leash: Leash) {
         let ended = self.core.ended.clone();
+        let mut shown = time::interval(SHOWN);
+        shown.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
-            let (stream, slot) = tokio::select! {
+            let (stream, visitor, slot) = tokio::select! {
                 biased;
                 () = ended.cancelled() => return,
+                _ = shown.tick() => {
+                    self.guests.show();
+                    continue;
+                }
                 accepted = self.accept() => accepted,
             };
-            let (core, config) = (Arc::clone(&self.core), Arc::clone(&self.config));
+            let house = House {
+                core: Arc::clone(&self.core),
+                config: Arc::clone(&self.config),
+                guests: Arc::clone(&self.guests),
+            };
             leash.spawn(async move {
-                let user = stream.peer_cred().ok().map(|peer| peer.uid());
-                conversation::converse(stream.into_split(), user, core, config).await;
+                conversation::converse(stream.into_split(), visitor, house).await;
                 drop(slot);
             });
         }
     }
 
+    /// Who is in; renewed once a second, and when somebody comes or goes.
+    #[must_use]
+    pub fn clients(&self) -> watch::Receiver<Arc<Vec<LocalClient>>> {
+        self.guests.shown()
+    }
+
     /// Waits for a client that may come in.
-    async fn accept(&self) -> (UnixStream, OwnedSemaphorePermit) {
+    async fn accept(&self) -> (UnixStream, Visitor, OwnedSemaphorePermit) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => match self.judge(&stream) {
-                    Ok(slot) => return (stream, slot),
+                    Ok((visitor, slot)) => return (stream, visitor, slot),
                     Err(reason) => {
                         self.core.counters.door_refused.add(1);
                         tracing::debug!(reason, "local client refused");
@@ -228,15 +284,23 @@ impl Door {
         }
     }
 
-    fn judge(&self, stream: &UnixStream) -> Result<OwnedSemaphorePermit, &'static str> {
+    fn judge(&self, stream: &UnixStream) -> Result<(Visitor, OwnedSemaphorePermit), &'static str> {
         let peer = stream.peer_cred().map_err(|_| "its user is not known")?;
         let allowed =
             [0, self.place.owner()].contains(&peer.uid()) || self.config.allowed_uids.contains(&peer.uid());
         if !allowed {
             return Err("its user may not connect");
         }
-        Arc::clone(&self.slots).try_acquire_owned().map_err(|_| "too many clients")
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| "too many clients")?;
+        Ok((Visitor { uid: peer.uid(), pid: peer.pid() }, slot))
     }
+}
+
+/// What all conversations of a door share.
+struct House {
+    core: Arc<Core>,
+    config: Arc<Config>,
+    guests: Arc<Guests>,
 }
 
 /// Why a client leaves.

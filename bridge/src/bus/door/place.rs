@@ -189,6 +189,12 @@ pub enum DoorError {
         #[source]
         source: io::Error,
     },
+    /// Clients that are to be sent away would never be.
+    #[error(
+        "slow_reader_timeout = \"0s\" lets clients whose slow_reader is \"disconnect\" be slow for ever; set a time, or \
+         slow_reader = \"block\" for all of them"
+    )]
+    NeverSentAway,
     /// Something else is there.
     #[error("{} is not a socket; move it away or choose another socket_path", path.display())]
     NotASocket {

@@ -148,12 +148,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Ok(Served::Published)
     }
 
-    /// Waits until no consumer in this process who hears `topic` is full. Only this client waits.
+    /// Waits until nobody who hears `topic` and may hold others up is full. Only this client waits.
     async fn room(&mut self, topic: &str) -> Arc<Known> {
         let mut stirred = None;
         loop {
             let known = self.known(topic);
-            if !known.hearing(None).any(|member| member.is_full()) {
+            if !known.held_up(None).any(|member| member.is_full()) {
                 return known;
             }
             match &mut stirred {

@@ -30,6 +30,7 @@ struct House {
     bus: Arc<Embedded>,
     life: Lifecycle,
     path: PathBuf,
+    clients: watch::Receiver<Arc<Vec<LocalClient>>>,
     _root: tempfile::TempDir,
 }
 
@@ -46,8 +47,9 @@ fn house(change: impl FnOnce(&mut Config)) -> House {
         leash.spawn(task);
     }
     let door = Door::bind(config, &bus).unwrap();
+    let clients = door.clients();
     leash.spawn(door.run(leash.clone()));
-    House { bus, life, path, _root: root }
+    House { bus, life, path, clients, _root: root }
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -73,6 +75,19 @@ impl House {
 
     async fn hear(&self, called: &str, pattern: &str) -> Subscription {
         soon(self.bus.subscribe(&name(called), &[pattern.parse().unwrap()])).await.unwrap()
+    }
+
+    fn client(&self, name: &str) -> Option<LocalClient> {
+        self.clients.borrow().iter().find(|client| client.name == name).cloned()
+    }
+
+    async fn until_shown(&self, name: &str, is_so: impl Fn(&LocalClient) -> bool + Send + Sync) {
+        soon(async {
+            while !self.client(name).is_some_and(|client| is_so(&client)) {
+                time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
     }
 
     async fn until(&self, counted: impl Fn(&crate::bus::Counters) -> bool + Send + Sync) {
@@ -437,6 +452,136 @@ async fn a_client_that_pauses_beside_another_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_client_under_drop_oldest_loses_the_oldest_is_told_and_holds_nobody_up() {
+    let house = house(|config| {
+        config.outbox_bytes = 1 << 20;
+        config.slow_reader_timeout = Duration::from_millis(100);
+        config.clients =
+            vec![ClientRule { name: "dashboard-*".to_owned(), slow_reader: SlowReader::DropOldest }];
+    });
+    let mut slow = house.guest("dashboard-1").await;
+    slow.topics(TopicsOf::Subscribe, &["events/#"]).await;
+    let port = house.port("port").await;
+    let mut held = port.submit(batch("events.a", [b"held".to_vec()])).await.unwrap();
+    assert!(stays_open(&mut held).await, "it is no audience");
+    let mut brisk = house.guest("brisk").await;
+    brisk.topics(TopicsOf::Subscribe, &["events/#"]).await;
+    assert_eq!(&brisk.delivery().await.payload[..], b"held");
+    assert_eq!(soon(held).await, Taken::All);
+    assert_eq!(&slow.delivery().await.payload[..], b"held", "it hears what others hear");
+
+    for n in 0..100_u32 {
+        let events = (0..100).map(|_| [&n.to_le_bytes()[..], &[7; 1000]].concat());
+        let ticket = port.submit(batch("events.a", events)).await.unwrap();
+        for _ in 0..100 {
+            assert_eq!(brisk.delivery().await.payload[..4], n.to_le_bytes());
+        }
+        assert_eq!(soon(ticket).await, Taken::All);
+    }
+    house.until_shown("dashboard-1", |client| client.is_slow && client.dropped > 0).await;
+    let shown = house.client("dashboard-1").unwrap();
+    assert_eq!((shown.slow_reader, shown.slow_episodes), (SlowReader::DropOldest, 1));
+    assert!(shown.waiting_bytes > 1 << 18 && shown.waiting_bytes <= 1 << 20, "{shown:?}");
+    assert_eq!(house.client("brisk").unwrap().dropped, 0);
+
+    let (mut heard, mut told, mut last) = (0_u64, 0_u64, 0);
+    while heard + told < 10_000 {
+        let delivery = slow.delivery().await;
+        if delivery.topic.as_str() == "daemoneye/gap" {
+            assert_eq!(delivery.sender.as_str(), "daemoneye");
+            let record: serde_json::Value = serde_json::from_slice(&delivery.payload).unwrap();
+            assert!(record["since_unix_ms"].as_u64().unwrap() > 1_700_000_000_000);
+            told += record["dropped"].as_u64().unwrap();
+        } else {
+            let n = u32::from_le_bytes(delivery.payload[..4].try_into().unwrap());
+            assert!(n >= last, "order");
+            last = n;
+            heard += 1;
+        }
+    }
+    assert_eq!((heard + told, last), (10_000, 99), "what was dropped is told, to the last one");
+    let counters = house.bus.counters();
+    assert_eq!(counters.door_dropped.get(), told);
+    house.until_shown("dashboard-1", |client| !client.is_slow && client.waiting_bytes == 0).await;
+    let shown = house.client("dashboard-1").unwrap();
+    assert_eq!((shown.dropped, shown.delivered, shown.slow_episodes), (told, heard + 1, 1));
+    assert_eq!((counters.door_slow_readers.get(), counters.door_slow_episodes.get()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_client_under_block_holds_up_all_its_publishers_and_loses_nothing() {
+    let house = house(|config| {
+        config.outbox_bytes = 1 << 20;
+        config.slow_reader = SlowReader::Block;
+        config.slow_reader_timeout = Duration::ZERO;
+    });
+    let mut slow = house.guest("slow").await;
+    slow.topics(TopicsOf::Subscribe, &["events/#", "own/#"]).await;
+    let port = house.port("port").await;
+    let mut tickets = Vec::new();
+    for _ in 0..100 {
+        tickets.push(port.submit(batch("events.a", (0..100).map(|_| vec![7; 1000]))).await.unwrap());
+    }
+    house.until_shown("slow", |client| client.is_slow).await;
+    assert!(house.bus.counters().published.get() < 2000, "publishers wait");
+    // Another client's publications, which nobody must confirm, wait too.
+    let mut other = house.guest("other").await;
+    for _ in 0..3 {
+        other.send(Qos::No, |wire, head| client::publish(wire, head, "own/a", b"x").unwrap()).await;
+    }
+    let id =
+        other.send(Qos::Processed, |wire, head| client::publish(wire, head, "own/a", b"last").unwrap()).await;
+    assert!(time::timeout(Duration::from_millis(300), other.frame()).await.is_err(), "not yet");
+    for _ in 0..10_004 {
+        slow.delivery().await;
+    }
+    assert_eq!(other.frame().await, ServerFrame::Ack { id, code: Code::OK });
+    for ticket in tickets {
+        assert_eq!(soon(ticket).await, Taken::All);
+    }
+    let counters = house.bus.counters();
+    assert_eq!((counters.door_slow_readers.get(), counters.door_dropped.get()), (0, 0));
+    house.until_shown("slow", |client| !client.is_slow && client.delivered == 10_004).await;
+}
+
+#[tokio::test]
+async fn a_client_under_block_is_sent_away_when_its_time_is_over() {
+    let house = house(|config| {
+        config.outbox_bytes = 1 << 20;
+        config.slow_reader = SlowReader::Block;
+        config.slow_reader_timeout = Duration::from_millis(300);
+    });
+    let mut stuck = house.guest("stuck").await;
+    stuck.topics(TopicsOf::Subscribe, &["events/#"]).await;
+    let mut brisk = house.guest("brisk").await;
+    brisk.topics(TopicsOf::Subscribe, &["events/#"]).await;
+    let port = house.port("port").await;
+    let tickets: Vec<_> = (0..50)
+        .map(|_| port.try_submit(0, batch("events.a", (0..100).map(|_| vec![7; 1000]))).unwrap())
+        .collect();
+    for _ in 0..5000 {
+        brisk.delivery().await;
+    }
+    for ticket in tickets {
+        assert_eq!(soon(ticket).await, Taken::All);
+    }
+    assert_eq!(house.bus.counters().door_slow_readers.get(), 1);
+    stuck.farewell().await;
+    assert!(house.client("stuck").is_none());
+}
+
+#[tokio::test]
+async fn who_is_in_is_shown_with_user_and_process() {
+    let house = house(|_| {});
+    let _engine = house.guest("engine").await;
+    house.until_shown("engine", |_| true).await;
+    let shown = house.client("engine").unwrap();
+    assert_eq!(shown.pid, i32::try_from(std::process::id()).ok());
+    assert_eq!(shown.uid, std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&house.path).unwrap()));
+    assert_eq!((shown.slow_reader, shown.is_slow, shown.slow_episodes), (SlowReader::Disconnect, false, 0));
+}
+
+#[tokio::test]
 async fn what_the_only_subscriber_did_not_take_goes_to_the_next() {
     let house = house(|_| {});
     let mut first = house.guest("engine").await;
@@ -506,7 +651,7 @@ async fn a_full_consumer_pauses_the_client_that_feeds_it_and_nobody_else() {
 
 #[tokio::test]
 async fn the_door_closes_when_the_bus_ends_and_owes_nothing() {
-    let House { bus, life, path, _root } = house(|_| {});
+    let House { bus, life, path, _root, .. } = house(|_| {});
     let mut engine = Guest::connect(&path, "engine").await.unwrap();
     engine.topics(TopicsOf::Subscribe, &["events/#"]).await;
     let port = bus.port(&name("port")).await.unwrap();
@@ -536,6 +681,19 @@ fn the_configuration_is_read_with_its_own_names() {
     let long = format!("socket_path = \"/{}\"", "x".repeat(107));
     let error = settings::parse::<Config>(&long, "test").unwrap_err().to_string();
     assert!(error.contains("107"), "{error}");
+    let rules = r#"
+        slow_reader = "block"
+        slow_reader_timeout = "0s"
+        [[client]]
+        name = "dashboard-*"
+        slow_reader = "drop_oldest"
+    "#;
+    let config: Config = settings::parse(rules, "test").unwrap();
+    assert_eq!(config.rule("dashboard-7"), SlowReader::DropOldest);
+    assert_eq!(config.rule("engine"), SlowReader::Block);
+    let forever = rules.replace("drop_oldest", "disconnect");
+    let error = settings::parse::<Config>(&forever, "test").unwrap_err().to_string();
+    assert!(error.contains("slow_reader_timeout"), "{error}");
     let error = settings::parse::<Config>("max_connections = 0", "test").unwrap_err().to_string();
     assert!(error.contains("max_connections"), "{error}");
 }

@@ -3,7 +3,8 @@
 //! Every member has one owner that drains its queue at all times into an outbox with a rule (the writer of a door
 //! connection, the pump of a subscription), because the broker blocks whoever publishes to a full queue. Before they
 //! publish, publishers look whether a member [is full](Member::is_full): for a subscription they wait in any case; for a
-//! client of the door only with what must be confirmed by it. One that takes nothing is sent away in the end.
+//! client of the door only with what must be confirmed by it, unless its rule is to block. One that takes nothing is sent away
+//! in the end, if its rule is not another.
 //! Who overhears is never waited for.
 
 use std::sync::{
@@ -42,11 +43,13 @@ pub(crate) struct Member {
 /// What a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// A client of the door whose publishers wait for it, whatever they must confirm.
+    Blocks,
     /// A client of the door.
     Door,
     /// A consumer in this process.
     InProcess,
-    /// A consumer in this process that hears at most once: it is no audience, and nobody waits for it.
+    /// One that hears at most once: it is no audience, and nobody waits for it.
     Overhears,
 }
 
@@ -112,6 +115,11 @@ impl Member {
     /// Whether it is a consumer in this process.
     pub(crate) const fn is_in_process(&self) -> bool {
         matches!(self.kind, Kind::InProcess)
+    }
+
+    /// Whether whoever publishes to it waits while it is full, whether or not it must confirm what is published.
+    pub(crate) const fn holds_up(&self) -> bool {
+        matches!(self.kind, Kind::Blocks | Kind::InProcess)
     }
 
     /// Whether it is no audience.

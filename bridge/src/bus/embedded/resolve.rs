@@ -55,7 +55,7 @@ impl Resolved {
     /// Whether it should not be published now: the table will stir when it may.
     pub(super) fn must_wait(&self) -> bool {
         let gone = !self.audience.is_empty() && self.audience.iter().all(|member| member.is_closed());
-        let counts = |member: &&Arc<Member>| member.is_in_process() || self.confirm == Confirm::Socket;
+        let counts = |member: &&Arc<Member>| member.holds_up() || self.confirm == Confirm::Socket;
         gone || self.audience.iter().filter(counts).any(|member| member.is_full())
     }
 }
