@@ -158,6 +158,17 @@ pub struct Events {
     pub topics: Vec<Topic>,
     /// The events.
     pub events: Vec<Event>,
+    /// Where each event stands in its stream; kept only where somebody is shown it.
+    pub numbers: Option<Numbers>,
+}
+
+/// Where the events of a batch stand in their stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// The stream.
+    pub stream: StreamId,
+    /// The number of each event, in their order.
+    pub seqs: Vec<Seq>,
 }
 
 impl Events {

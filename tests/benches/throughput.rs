@@ -31,6 +31,9 @@ const LEAF: &str = env!("CARGO_BIN_EXE_leaf-under-test");
 
 const BROKER: &str = env!("CARGO_BIN_EXE_busrt-broker");
 
+/// The example of docs/confirm.md: it answers when the disk has what it was called with.
+const EXAMPLE: &str = env!("CARGO_BIN_EXE_consumer-example");
+
 const COUNTER: &str = env!("CARGO_BIN_EXE_bus-counter");
 
 const PAYLOAD: usize = 256;
@@ -53,6 +56,9 @@ async fn main() {
     }
     if wanted("socket") {
         socket(8, 128).await;
+    }
+    if wanted("consumer") {
+        consumer(8, 128).await;
     }
     if wanted("foreign") {
         foreign("foreign_paced", 8, Plan { rate: Some(PACE), ..plan(128) }).await;
@@ -96,6 +102,19 @@ async fn socket(connections: usize, batch: usize) {
     world.start().await;
     let socket = world.socket();
     heard("socket", &mut world, &socket, connections, plan(batch)).await;
+}
+
+/// A consumer process behind the gateway's own door, which answers for all that is acknowledged.
+async fn consumer(connections: usize, batch: usize) {
+    let route = "[[bus.route]]\npattern = \"events.#\"\nconfirm = \"consumer\"\nconsumer = \"engine\"\n";
+    let mut world = world(GATEWAY, route);
+    world.start().await;
+    let (socket, file) = (world.socket(), world.path("taken.jsonl"));
+    let _consumer = Program::start(EXAMPLE, &[text(&socket), "engine", text(&file)], world.folder.path());
+    let mut load = Load::begin(world.address, &peers(&world, connections), plan(batch)).await;
+    let row = measure("consumer", connections, batch, &mut load, world.gateway().id()).await;
+    load.finish().await;
+    println!("{row} calls={}", world.metric("daemoneye_gateway_bus_consumer_calls_total"));
 }
 
 /// Batches a second that the subscriber of somebody else's broker keeps up with, even if it is not run for a tenth of a

@@ -32,8 +32,8 @@ mod state;
 pub use ear::{Beat, Drum, Ear, Heard, HeardAs, Room, ear};
 pub use filter::{Filter, FilterError};
 pub use port::{Ask, Command, Port, SendError, Taken, Ticket, Unsent};
-pub use route::{Broker, Confirm, Envelope, Route, RouteError, Routes, Rule, Unheard};
-pub use state::{BusState, Counter, Counters, Held, Link};
+pub use route::{Broker, Confirm, Consumer, Envelope, Route, RouteError, Routes, Rule, Unheard};
+pub use state::{BusState, Counter, Counters, Held, Link, Refusal};
 
 /// A local message bus.
 pub trait Bus: fmt::Debug + Send + Sync + 'static {
@@ -108,7 +108,8 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
 
 /// The name of a bus client: at most four segments, so that registering it is cheap (the broker does work that doubles
 /// with each dot) and cannot forge another.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub struct BusName(Arc<str>);
 
 impl BusName {
@@ -143,6 +144,14 @@ impl BusName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for BusName {
+    type Error = topic::TopicError;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::parse(&name)
     }
 }
 

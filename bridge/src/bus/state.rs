@@ -14,7 +14,7 @@ use serde::Serialize;
 pub struct BusState {
     /// Whether the broker is there.
     pub link: Link,
-    /// Routes whose events are kept back because nobody listens.
+    /// Routes whose events are kept back because nobody listens, or because their consumer does not take them.
     pub held: Vec<Held>,
 }
 
@@ -33,13 +33,24 @@ pub enum Link {
     Up,
 }
 
-/// A route that waits for a subscriber.
+/// A route that waits for a subscriber, or for its consumer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Held {
-    /// The route's pattern, which no subscription overlaps.
+    /// The route's pattern.
     pub route: String,
     /// Since when something waits.
     pub since: SystemTime,
+    /// Whose answer it waits for; `None`: no subscription overlaps the pattern.
+    pub refusal: Option<Refusal>,
+}
+
+/// Why a consumer does not take the batches of its route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Its name on the bus.
+    pub consumer: String,
+    /// Why, for people: it is not connected, did not answer, or said no. Words of its own are bounded and escaped.
+    pub cause: String,
 }
 
 /// Declares the counters with their names once.
@@ -74,6 +85,14 @@ counters! {
     resubmitted,
     /// Times the link to the broker was lost.
     link_losses,
+    /// Calls made to consumers that answer for their routes.
+    consumer_calls,
+    /// Events that consumers answered for.
+    consumer_taken,
+    /// Calls that consumers answered with an error; each is made again.
+    consumer_refusals,
+    /// Calls that consumers did not answer in time, or left without answering; each is made again.
+    consumer_unanswered,
     /// Local clients accepted at the door.
     door_opened,
     /// Local clients that left the door or were sent away.

@@ -171,7 +171,8 @@ impl Cursor {
         if block.first_seq > self.position {
             self.gap(block.first_seq - 1, GapReason::Corrupt, into);
         }
-        let mut run = Events { topics: topics.clone(), events: Vec::with_capacity(block.events as usize) };
+        let events = Vec::with_capacity(block.events as usize);
+        let mut run = Events { topics: topics.clone(), events, numbers: None };
         let mut seqs = Vec::new();
         for (entry, seq) in block.entries().zip(block.first_seq..end) {
             if seq < self.position + run.len() as u64 {
@@ -184,7 +185,7 @@ impl Cursor {
                 }
                 run.events.push(Event { topic, payload: entry.payload, time: entry.time });
             } else {
-                let empty = Events { topics: topics.clone(), events: Vec::new() };
+                let empty = Events { topics: topics.clone(), ..Events::default() };
                 self.run(std::mem::replace(&mut run, empty), std::mem::take(&mut seqs), into);
                 self.gap(seq, GapReason::Corrupt, into);
             }

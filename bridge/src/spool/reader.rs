@@ -201,7 +201,7 @@ impl Room {
             }
             chunk.events.push(Event { topic, payload, time });
         }
-        Events { topics: from.topics, events: rest.collect() }
+        Events { topics: from.topics, events: rest.collect(), numbers: None }
     }
 
     const fn admits(&self, payload: &Bytes, chunk: &Events) -> bool {

@@ -184,12 +184,24 @@ fn bus(bus: &BusView) -> Finding {
     let Some(longest) = bus.held.iter().map(|held| held.since).min() else {
         return Finding::healthy(format!("{} broker", bus.broker));
     };
-    let routes: Vec<_> = bus.held.iter().take(8).map(|held| format!("`{}`", held.route)).collect();
-    let more = bus.held.len().saturating_sub(routes.len());
+    let unheard: Vec<_> = bus.held.iter().filter(|held| held.consumer.is_none()).collect();
+    let refused = bus.held.iter().filter_map(|held| Some((held.consumer.as_ref()?, held)));
+    let mut causes: Vec<String> = refused
+        .take(SHOWN)
+        .map(|(consumer, held)| format!("consumer {consumer} of `{}` {}", held.route, held.cause))
+        .collect();
+    if !unheard.is_empty() {
+        let routes: Vec<_> = unheard.iter().take(SHOWN).map(|held| format!("`{}`", held.route)).collect();
+        causes.push(format!("nobody listens to {}", routes.join(", ")));
+    }
+    let more = bus.held.len().saturating_sub(SHOWN);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    let message = format!("nobody listens to {}{more}; events wait in their spools", routes.join(", "));
+    let message = format!("{}{more}; events wait in their spools", causes.join("; "));
     Finding::since(Word::Degraded, message, longest)
 }
+
+/// Routes named in a message.
+const SHOWN: usize = 8;
 
 fn upstream(way: &UpstreamView) -> Finding {
     let waiting = format!("events that wait: {}", way.waiting);

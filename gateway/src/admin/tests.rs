@@ -383,10 +383,25 @@ async fn a_drain_ends_idle_connections_at_once() {
 #[tokio::test]
 async fn readiness_follows_phase_and_bus_but_not_listeners() {
     let admin = Running::new(|_| {}).await;
-    let held = HeldRoute { route: "events.#".to_owned(), since: Timestamp::now() };
+    let held = HeldRoute {
+        route: "events.#".to_owned(),
+        since: Timestamp::now(),
+        consumer: None,
+        cause: "nobody subscribes to it".to_owned(),
+    };
     admin.parts.bus.send_replace(Arc::new(BusView { held: vec![held], ..BusView::default() }));
     assert!(admin.get("/readyz").await.starts_with("HTTP/1.1 200 "));
     assert_eq!(admin.parts.word("bus"), (Word::Degraded, true));
+    let refused = HeldRoute {
+        route: "events.#".to_owned(),
+        since: Timestamp::now(),
+        consumer: Some("engine".to_owned()),
+        cause: "refused: code -32603, disk full".to_owned(),
+    };
+    admin.parts.bus.send_replace(Arc::new(BusView { held: vec![refused], ..BusView::default() }));
+    let health = admin.get("/api/v1/health").await;
+    let told = "consumer engine of `events.#` refused: code -32603, disk full";
+    assert!(health.contains(told), "{health}");
     let down = Trouble { cause: "no such file".to_owned(), since: Timestamp::now() };
     admin.parts.bus.send_replace(Arc::new(BusView { down: Some(down), ..BusView::default() }));
     let unready = admin.get("/readyz").await;

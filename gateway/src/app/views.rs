@@ -6,7 +6,7 @@ use std::{
 };
 
 use daemoneye_bridge::{
-    bus::{BusState, Link, door::LocalClient},
+    bus::{BusState, Held, Link, Refusal, door::LocalClient},
     spool, uplink,
 };
 use tokio::{sync::watch, time};
@@ -43,9 +43,15 @@ pub(super) fn bus(broker: &'static str, state: &BusState) -> BusView {
         Link::Down { since, cause } => Some(trouble(cause, *since)),
         Link::Up => None,
     };
-    let held =
-        state.held.iter().map(|held| HeldRoute { route: held.route.clone(), since: held.since.into() });
-    BusView { broker, down, held: held.collect() }
+    BusView { broker, down, held: state.held.iter().map(held).collect() }
+}
+
+fn held(held: &Held) -> HeldRoute {
+    let (consumer, cause) = match &held.refusal {
+        Some(Refusal { consumer, cause }) => (Some(consumer.clone()), cause.clone()),
+        None => (None, "nobody subscribes to it".to_owned()),
+    };
+    HeldRoute { route: held.route.clone(), since: held.since.into(), consumer, cause }
 }
 
 /// Local clients of the bus.

@@ -24,7 +24,7 @@ use crate::policy::Collector;
 pub struct Origin<'a> {
     /// The stream; without one, ids are random.
     pub stream: Option<StreamId>,
-    /// The sequence number of each event, in order; not looked at where nobody is told of it.
+    /// The sequence number of each event, in order; empty where nobody is shown them.
     pub seqs: &'a [Seq],
     /// Names of the gateways that have relayed them, oldest first.
     pub hops: &'a [Arc<str>],

@@ -58,7 +58,8 @@ struct File {
     /// `embedded`: a broker in this process, with a UNIX socket for local clients (`[unix_socket]`). `foreign`: somebody
     /// else's, reached through his UNIX socket. Default: `embedded`.
     broker: Kind,
-    /// Tables `[[bus.route]]`: `pattern`, and any of `confirm`, `unheard`, `envelope`. The first that matches a topic is
+    /// Tables `[[bus.route]]`: `pattern`, and any of `confirm` (with `consumer`, `window` and `answer_within`), `unheard`,
+    /// `envelope`. The first that matches a topic is
     /// its route. Default: none, so that every topic goes by the broker's defaults.
     route: Vec<Rule>,
     /// Table `[bus.foreign]`: how a foreign broker is reached. Not allowed with the embedded one.
@@ -123,6 +124,8 @@ struct Parts {
     routes: Routes,
     /// Whether a route wraps events; if none does, no event is looked at for it.
     wraps: bool,
+    /// Whether somebody is shown the sequence numbers of events.
+    numbers: bool,
     /// Who speaks under which name. Taken when a voice is opened or dropped, never for a batch.
     claims: Claims,
     /// How long to wait for a name that its last owner has just let go, or for a broker to register one.
@@ -162,9 +165,18 @@ impl AuthorizedBus {
     /// As [`Self::patient`]; what `relay` takes goes there too, and is taken only when it is there.
     #[must_use]
     pub fn relaying(bus: Arc<dyn Bus>, routes: Routes, patience: Duration, relay: Option<Relay>) -> Self {
-        let wraps = routes.wraps();
+        let (wraps, numbers) = (routes.wraps(), routes.numbers());
         let claims = Claims::default();
-        Self(Arc::new(Parts { bus, routes, wraps, claims, patience, hearings: AtomicU64::new(1), relay }))
+        Self(Arc::new(Parts {
+            bus,
+            routes,
+            wraps,
+            numbers,
+            claims,
+            patience,
+            hearings: AtomicU64::new(1),
+            relay,
+        }))
     }
 
     /// Whether events of this origin may not be taken: this gateway would relay them in a circle.

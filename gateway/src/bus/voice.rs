@@ -8,7 +8,7 @@ use std::{
 
 use daemoneye_bridge::{
     bus::{self, Bus, BusName, Port, PortError},
-    event::{Event, Events, Seq},
+    event::{Event, Events, Numbers, Seq},
     spool::Record,
     topic::Topic,
 };
@@ -102,10 +102,14 @@ impl Voice {
         let collector = Arc::clone(permit.collector());
         let topics = permit.spend();
         let records = self.records(&collector, &topics, &events, origin);
-        if self.wraps() {
+        if self.bus.0.wraps {
             envelope::wrap(&self.bus.0.routes, &collector, &topics, &mut events, origin);
         }
-        Outgoing { collector, events: Events { topics, events }, records }
+        let numbers = origin.stream.filter(|_| self.bus.0.numbers).map(|stream| {
+            let seqs = origin.seqs.to_vec();
+            Numbers { stream, seqs }
+        });
+        Outgoing { collector, events: Events { topics, events, numbers }, records }
     }
 
     /// What of a batch goes to the gateway above, an entry for each event; empty if nothing does.
@@ -137,12 +141,7 @@ impl Voice {
     /// Whether somebody is told the numbers of events.
     #[must_use]
     pub fn numbers(&self) -> bool {
-        self.wraps() || self.bus.0.relay.is_some()
-    }
-
-    /// Whether some route wraps events.
-    fn wraps(&self) -> bool {
-        self.bus.0.wraps
+        self.bus.0.numbers || self.bus.0.relay.is_some()
     }
 
     /// Hands over a batch, if the bus has room for it now. Batches of one lane keep their order and wait for each other only.
@@ -257,6 +256,15 @@ impl Outgoing {
             place += 1;
             keeps
         });
+        if let Some(numbers) = &mut self.events.numbers {
+            let mut gone = withheld.iter().map(|(place, _)| *place).peekable();
+            let mut place = 0;
+            numbers.seqs.retain(|_| {
+                let goes = gone.next_if_eq(&place).is_some();
+                place += 1;
+                !goes
+            });
+        }
         withheld
     }
 }

@@ -109,7 +109,7 @@ pub(super) struct Gathering {
 pub(super) struct Bounds {
     /// Bytes of one payload.
     pub(super) max_payload: usize,
-    /// Whether sequence numbers must be kept, for envelopes and gateways above.
+    /// Whether sequence numbers must be kept, for envelopes, consumers and gateways above.
     pub(super) keep_seqs: bool,
 }
 

@@ -375,17 +375,22 @@ pub struct BusView {
     pub broker: &'static str,
     /// Why there is no link to the broker, and since when.
     pub down: Option<Trouble>,
-    /// Routes that wait for a subscriber.
+    /// Routes that wait for a subscriber, or for their consumer.
     pub held: Vec<HeldRoute>,
 }
 
-/// A route that waits for a subscriber.
+/// A route that waits for a subscriber, or for its consumer.
 #[derive(Clone, Debug, Serialize)]
 pub struct HeldRoute {
     /// The route's pattern.
     pub route: String,
     /// Since when something waits.
     pub since: Timestamp,
+    /// The consumer that must answer for it; absent: nobody subscribes to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<String>,
+    /// Why, for people.
+    pub cause: String,
 }
 
 /// Something that is wrong.

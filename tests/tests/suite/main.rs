@@ -4,6 +4,7 @@ mod admission;
 mod between;
 mod chain;
 mod cli;
+mod consumer;
 mod crowd;
 mod demo;
 mod documents;

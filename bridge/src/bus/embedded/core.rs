@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::{
     Counters, PortError, Routes,
-    embedded::{Config, holds::Holds, registrar::Registration, table::Table},
+    embedded::{Config, consumer::Hands, holds::Holds, registrar::Registration, table::Table},
 };
 
 /// What all parts of the bus share.
@@ -22,6 +22,7 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(super) routes: Routes,
     pub(super) holds: Holds,
+    pub(super) hands: Hands,
     pub(super) registrar: mpsc::Sender<Registration>,
     pub(super) ids: AtomicU64,
     pub(super) census: Mutex<Census>,

@@ -1,4 +1,5 @@
-//! Which routes keep batches back because nobody listens, for whoever asks what is wrong.
+//! Which routes keep batches back because nobody listens, or because their consumer does not take them, for whoever asks
+//! what is wrong.
 
 use std::{
     collections::BTreeMap,
@@ -9,20 +10,29 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    bus::{BusState, Held},
+    bus::{BusState, Held, Refusal},
     topic::Pattern,
 };
 
-/// The routes that are held, each with the number of lanes that wait there.
+/// The routes that are held.
 #[derive(Debug)]
 pub(super) struct Holds {
-    held: Mutex<BTreeMap<String, (usize, SystemTime)>>,
+    kept: Mutex<Kept>,
     state: watch::Sender<BusState>,
 }
 
+/// Why routes are held.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Those that nobody hears, each with the number of lanes that wait there.
+    unheard: BTreeMap<String, (usize, SystemTime)>,
+    /// Those whose consumer does not take what it is sent.
+    refused: BTreeMap<String, (Refusal, SystemTime)>,
+}
+
 impl Holds {
-    pub(super) const fn new(state: watch::Sender<BusState>) -> Self {
-        Self { held: Mutex::new(BTreeMap::new()), state }
+    pub(super) fn new(state: watch::Sender<BusState>) -> Self {
+        Self { kept: Mutex::default(), state }
     }
 
     /// What is shown.
@@ -32,8 +42,9 @@ impl Holds {
 
     /// A lane begins to wait.
     pub(super) fn hold(&self, route: &Pattern) {
-        self.change(|held| {
-            let (ports, since) = held.entry(route.to_string()).or_insert_with(|| (0, SystemTime::now()));
+        self.change(|kept| {
+            let (ports, since) =
+                kept.unheard.entry(route.to_string()).or_insert_with(|| (0, SystemTime::now()));
             *ports += 1;
             if *ports == 1 {
                 tracing::info!(%route, since = ?since, "route held: nobody subscribes to it");
@@ -43,22 +54,50 @@ impl Holds {
 
     /// A lane no longer waits.
     pub(super) fn release(&self, route: &Pattern) {
-        self.change(|held| {
+        self.change(|kept| {
             let name = route.to_string();
-            let Some((ports, _)) = held.get_mut(&name) else { return };
+            let Some((ports, _)) = kept.unheard.get_mut(&name) else { return };
             *ports = ports.saturating_sub(1);
             if *ports == 0 {
-                held.remove(&name);
+                kept.unheard.remove(&name);
                 tracing::info!(%route, "route resumed");
             }
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, (usize, SystemTime)>)) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut held);
-        let now: Vec<Held> =
-            held.iter().map(|(route, (_, since))| Held { route: route.clone(), since: *since }).collect();
+    /// A route's consumer does not take what it is sent, and why.
+    pub(super) fn refuse(&self, route: &Pattern, consumer: &str, cause: String) {
+        self.change(|kept| {
+            let refusal = Refusal { consumer: consumer.to_owned(), cause };
+            if let Some((known, _)) = kept.refused.get_mut(&route.to_string()) {
+                *known = refusal;
+            } else {
+                // Once an episode: the next causes are shown, but not said.
+                tracing::warn!(%route, consumer, cause = refusal.cause, "route held: its consumer does not take it");
+                kept.refused.insert(route.to_string(), (refusal, SystemTime::now()));
+            }
+        });
+    }
+
+    /// A route's consumer takes what it is sent again.
+    pub(super) fn relent(&self, route: &Pattern) {
+        self.change(|kept| {
+            if let Some((Refusal { consumer, .. }, since)) = kept.refused.remove(&route.to_string()) {
+                tracing::info!(%route, consumer, since = ?since, "route resumed: its consumer takes it again");
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Kept)) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut kept);
+        let unheard = kept.unheard.iter().map(|(route, (_, since))| (route, *since, None));
+        let refused =
+            kept.refused.iter().map(|(route, (refusal, since))| (route, *since, Some(refusal.clone())));
+        let now: Vec<Held> = unheard
+            .chain(refused)
+            .map(|(route, since, refusal)| Held { route: route.clone(), since, refusal })
+            .collect();
         // Still under the lock: an older list must not be shown after a newer one.
         self.state.send_if_modified(|state| {
             let differs = state.held != now;
@@ -67,6 +106,6 @@ impl Holds {
             }
             differs
         });
-        drop(held);
+        drop(kept);
     }
 }

@@ -35,6 +35,35 @@ pub(super) struct Pending {
     /// Once it is published, its topics that must each be taken by one who hears them. None, if all have one audience.
     pub(super) needs: Vec<Arc<Resolved>>,
     pub(super) done: oneshot::Sender<Taken>,
+    pub(super) consumed: Consumed,
+}
+
+/// What is settled of a batch with the consumers of its routes.
+#[derive(Debug, Default)]
+pub(super) struct Consumed {
+    /// The hands whose consumers have taken their part.
+    by: Vec<usize>,
+    /// The hand that has it now.
+    at: Option<usize>,
+}
+
+impl Consumed {
+    /// The next hand that must have it, of those its topics need.
+    pub(super) fn next(&self, topics: &[Arc<Resolved>]) -> Option<usize> {
+        topics.iter().filter_map(|topic| topic.hand).find(|hand| !self.by.contains(hand))
+    }
+
+    /// It goes to a hand.
+    pub(super) const fn leave(&mut self, hand: usize) {
+        self.at = Some(hand);
+    }
+
+    /// It comes back; whether from a hand, whose consumer has then taken it.
+    pub(super) fn arrive(&mut self) -> bool {
+        let from = self.at.take();
+        self.by.extend(from);
+        from.is_some()
+    }
 }
 
 impl Pending {
@@ -97,7 +126,7 @@ impl Outcome for Ledger {
     }
 }
 
-/// Batches that nobody took, on their way back to the publisher.
+/// Batches on their way back to the publisher: nobody took them, or their consumer did.
 #[derive(Debug, Default)]
 pub(super) struct Returns {
     batches: Mutex<Vec<Pending>>,
@@ -107,7 +136,7 @@ pub(super) struct Returns {
 }
 
 impl Returns {
-    fn put(&self, mut returned: Vec<Pending>) {
+    pub(super) fn put(&self, mut returned: Vec<Pending>) {
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         batches.append(&mut returned);
         self.any.store(true, Ordering::Release);

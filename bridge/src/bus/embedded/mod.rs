@@ -11,6 +11,8 @@
 //! a batch, and barriers say when he has. Publishing costs the broker a lock that many publishers fight over, so a few
 //! tasks publish for all ports, each frame under its port's own name.
 //!
+//! A route may have a consumer, who must answer for a batch before anything of it is published (`consumer`).
+//!
 //! Kept true: nobody waits for a queue that its owner does not drain; a ticket is told once; a batch that has a topic whose
 //! whole audience went away before taking it is published again, or held, never confirmed.
 
@@ -31,6 +33,7 @@ use crate::{
     bus::{
         Bus, BusName, BusState, Command, Counters, Link, Port, PortError, Routes, Subscription,
         embedded::{
+            consumer::Hands,
             holds::Holds,
             member::{Kind, Member},
             publisher::{Opened, Publisher},
@@ -43,10 +46,12 @@ use crate::{
 };
 
 pub(crate) mod barrier;
+mod consumer;
 mod core;
 pub(crate) mod filter;
 mod group;
 mod holds;
+mod lane;
 mod ledger;
 mod listen;
 pub(crate) mod member;
@@ -156,6 +161,7 @@ pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'st
         table: Table::new(),
         counters: Arc::default(),
         config,
+        hands: Hands::new(routes.consumed()),
         routes,
         holds: Holds::new(watch::Sender::new(BusState { link: Link::Up, held: Vec::new() })),
         registrar,
@@ -172,6 +178,7 @@ pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'st
         tasks.push(Publisher::new(Arc::clone(&core), opening, commanded, pumps.clone()).run().boxed());
         publishers.push(Mouthpiece { opened, commands });
     }
+    tasks.extend(core.hands.iter().map(|hand| consumer::serve(Arc::clone(&core), Arc::clone(hand)).boxed()));
     (Arc::new(Embedded { core, publishers, pumps }), tasks)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It takes all commands that wait, publishes their batches in order, and posts one barrier to each member for all of them.
 //! A batch that cannot be taken now (nobody hears its route, or somebody who does is full) waits at its port, and
-//! everything later of the same lane of that port behind it.
+//! everything later of the same lane of that port behind it. One whose route has a consumer goes to him first.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use busrt::broker::Client;
+use busrt::{broker::Client, client::AsyncClient};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -23,16 +23,18 @@ use crate::bus::{
     embedded::{
         Core,
         barrier::Barrier,
+        consumer::Item,
         group::{Group, confirm, is_broken},
-        ledger::{Ledger, Pending, Returns},
-        listen::Listener,
+        lane::{Speaker, Wait},
+        ledger::{Consumed, Ledger, Pending, Returns},
         put::put,
-        resolve::{Resolver, delivered},
+        resolve::{Resolved, Resolver, delivered},
     },
 };
 
 mod asks;
 mod ends;
+mod waiting;
 
 /// Most commands of one wake-up.
 const WAKE: usize = 256;
@@ -67,38 +69,6 @@ pub(super) struct Publisher {
     stirred: watch::Receiver<()>,
     /// When batches that wait for a route to settle try again.
     settled: Option<Instant>,
-}
-
-/// A port, from the publisher's side.
-struct Speaker {
-    client: Client,
-    /// There if the port hears.
-    listener: Option<Listener>,
-    /// Lanes with batches that wait.
-    lanes: HashMap<u64, Lane>,
-    /// Barriers with batches of this port, oldest first.
-    unsettled: VecDeque<Arc<Barrier<Ledger>>>,
-}
-
-/// What waits in one lane of a port.
-#[derive(Default)]
-struct Lane {
-    /// Batches that cannot be taken now, oldest first.
-    waiting: VecDeque<Pending>,
-    /// The route that the oldest of them waits for.
-    held: Option<usize>,
-}
-
-/// Why a batch cannot be taken now.
-enum Wait {
-    /// Nobody hears this route.
-    Unheard(usize),
-    /// Somebody who hears it has too much to read, or all who do are just going away, or have just unsubscribed.
-    Full,
-    /// Something older has just come back.
-    Older,
-    /// Its route has just begun to be heard, and somebody may still be about to subscribe to its topic.
-    Settling,
 }
 
 impl Publisher {
@@ -153,8 +123,7 @@ impl Publisher {
     }
 
     fn open(&mut self, Opened { id, client, gone }: Opened) {
-        let speaker = Speaker { client, listener: None, lanes: HashMap::new(), unsettled: VecDeque::new() };
-        self.ports.insert(id, speaker);
+        self.ports.insert(id, Speaker::new(client));
         self.gone.push(gone.map(move |_| id).boxed());
     }
 
@@ -174,7 +143,8 @@ impl Publisher {
                     let order = self.order;
                     self.order += 1;
                     behind += events.len();
-                    let batch = Pending { port, lane, order, events, needs: Vec::new(), done };
+                    let consumed = Consumed::default();
+                    let batch = Pending { port, lane, order, events, needs: Vec::new(), done, consumed };
                     self.submit(batch, &mut groups).await;
                     if behind >= BARRIER {
                         behind = 0;
@@ -210,15 +180,20 @@ impl Publisher {
         let Some(speaker) = self.ports.get_mut(&batch.port) else {
             return batch.tell(Taken::Withdrawn);
         };
-        if let Some(lane) = speaker.lanes.get_mut(&batch.lane) {
+        if let Some(lane) = speaker.lanes.get_mut(&batch.lane).filter(|lane| !lane.waiting.is_empty()) {
             return lane.waiting.push_back(batch);
         }
         let place = (batch.port, batch.lane);
         if let Some((batch, wait)) = self.publish(batch, groups).await {
             self.keep_back(batch, &wait);
-            self.blocked.push_back(place);
-            if matches!(wait, Wait::Older) {
-                self.take_back().await;
+            match wait {
+                // Those that come back will wake it.
+                Wait::Away => {}
+                Wait::Older => {
+                    self.blocked.push_back(place);
+                    self.take_back().await;
+                }
+                Wait::Full | Wait::Settling | Wait::Unheard(_) => self.blocked.push_back(place),
             }
         }
     }
@@ -226,6 +201,11 @@ impl Publisher {
     /// Publishes a batch, or returns it with the reason why it has to wait.
     async fn publish(&mut self, batch: Pending, groups: &mut Vec<Group>) -> Option<(Pending, Wait)> {
         let topics: Vec<_> = batch.events.topics.iter().map(|topic| self.resolver.resolve(topic)).collect();
+        let batch = match self.hand_over(batch, &topics) {
+            Handover::Given => return None,
+            Handover::Overtakes(batch) => return Some((batch, Wait::Away)),
+            Handover::Settled(batch) => batch,
+        };
         if let Some(held) = topics.iter().find(|topic| topic.is_held()) {
             return Some((batch, Wait::Unheard(held.route)));
         }
@@ -253,98 +233,22 @@ impl Publisher {
         None
     }
 
-    /// Puts a batch back where it came from: in front of its lane.
-    fn keep_back(&mut self, batch: Pending, wait: &Wait) {
-        let Some(speaker) = self.ports.get_mut(&batch.port) else {
-            return batch.tell(Taken::Withdrawn);
-        };
-        let lane = speaker.lanes.entry(batch.lane).or_default();
-        lane.waiting.push_front(batch);
-        let held = match wait {
-            Wait::Unheard(route) => Some(*route),
-            Wait::Settling => lane.held,
-            Wait::Full | Wait::Older => None,
-        };
-        if lane.held != held {
-            let before = mem::replace(&mut lane.held, held);
-            self.show_hold(before, held);
+    /// Gives a batch to the next consumer that must take it, if there is one, and nothing of its lane would be overtaken.
+    fn hand_over(&mut self, mut batch: Pending, topics: &[Arc<Resolved>]) -> Handover {
+        if self.core.hands.is_empty() {
+            return Handover::Settled(batch);
         }
-    }
-
-    fn show_hold(&self, before: Option<usize>, after: Option<usize>) {
-        if let Some(pattern) = after.and_then(|route| self.resolver.pattern(route)) {
-            self.core.holds.hold(pattern);
+        let hand = batch.consumed.next(topics);
+        let Some(speaker) = self.ports.get_mut(&batch.port) else { return Handover::Settled(batch) };
+        if speaker.lanes.get(&batch.lane).is_some_and(|lane| lane.must_wait(batch.order, hand)) {
+            return Handover::Overtakes(batch);
         }
-        if let Some(pattern) = before.and_then(|route| self.resolver.pattern(route)) {
-            self.core.holds.release(pattern);
-        }
-    }
-
-    /// Takes batches back that were published to members which are gone, and lets all that wait try again.
-    async fn take_back(&mut self) {
-        self.put_back();
-        self.resume().await;
-    }
-
-    /// Takes batches back that were published to members which are gone, each to its place in its lane.
-    fn put_back(&mut self) {
-        let returned = self.returns.take();
-        self.core.counters.resubmitted.add(returned.len() as u64);
-        for batch in returned {
-            let at = (batch.port, batch.lane);
-            let Some(speaker) = self.ports.get_mut(&batch.port) else {
-                batch.tell(Taken::Withdrawn);
-                continue;
-            };
-            let waiting = &mut speaker.lanes.entry(batch.lane).or_default().waiting;
-            waiting.insert(waiting.partition_point(|other| other.order < batch.order), batch);
-            if !self.blocked.contains(&at) {
-                self.blocked.push_back(at);
-            }
-        }
-    }
-
-    /// Lets every blocked lane try again. Those that got nothing through come first the next time.
-    async fn resume(&mut self) {
-        let mut groups = Vec::new();
-        let (mut stuck, mut moved) = (VecDeque::new(), VecDeque::new());
-        for place in mem::take(&mut self.blocked) {
-            let mut progress = false;
-            while let Some(batch) = self.lane(place).and_then(|lane| lane.waiting.pop_front()) {
-                if let Some((batch, wait)) = self.publish(batch, &mut groups).await {
-                    self.keep_back(batch, &wait);
-                    if matches!(wait, Wait::Older) {
-                        // To their places, maybe before this one; all try again, for they have woken the task.
-                        self.put_back();
-                        continue;
-                    }
-                    break;
-                }
-                progress = true;
-            }
-            match self.lane(place) {
-                Some(lane) if lane.waiting.is_empty() => {
-                    let before = lane.held;
-                    self.show_hold(before, None);
-                    if let Some(speaker) = self.ports.get_mut(&place.0) {
-                        speaker.lanes.remove(&place.1);
-                    }
-                }
-                Some(_) if progress => moved.push_back(place),
-                Some(_) => stuck.push_back(place),
-                None => {}
-            }
-        }
-        for place in stuck.into_iter().chain(moved) {
-            if !self.blocked.contains(&place) {
-                self.blocked.push_back(place);
-            }
-        }
-        self.post(groups);
-    }
-
-    fn lane(&mut self, (port, lane): (u64, u64)) -> Option<&mut Lane> {
-        self.ports.get_mut(&port)?.lanes.get_mut(&lane)
+        let Some(hand) = hand else { return Handover::Settled(batch) };
+        speaker.lanes.entry(batch.lane).or_default().send_away(batch.order, hand);
+        batch.consumed.leave(hand);
+        let origin = (speaker.client.get_name().into(), Arc::clone(&self.returns));
+        self.core.hands.give(hand, Item::new(batch, topics, hand, origin));
+        Handover::Given
     }
 
     /// Posts one barrier for each group.
@@ -368,6 +272,16 @@ impl Publisher {
             }
         }
     }
+}
+
+/// What becomes of a batch before it is published.
+enum Handover {
+    /// A consumer has it now.
+    Given,
+    /// It must wait for older ones of its lane that are at a consumer.
+    Overtakes(Pending),
+    /// No consumer must take it, or each has.
+    Settled(Pending),
 }
 
 /// Ends at that time, if there is one.

@@ -20,7 +20,7 @@ use crate::{
 /// Events published before looking whether a member's queue is filling up.
 const PACE: usize = 32;
 
-/// Publishes the events of a batch. Each event whose topic nobody hears is counted.
+/// Publishes the events of a batch. Each event whose topic nobody hears is counted, unless a consumer has taken it.
 pub(super) async fn put(core: &Core, client: &mut Client, events: &Events, topics: &[Arc<Resolved>]) {
     expect(events, topics);
     let (mut published, mut passed_over, mut discarded) = (0, 0, 0);
@@ -29,6 +29,7 @@ pub(super) async fn put(core: &Core, client: &mut Client, events: &Events, topic
         let (Some(topic), Some(resolved)) = (events.topics.get(index), topics.get(index)) else { continue };
         if resolved.audience.is_empty() {
             match resolved.unheard {
+                _ if resolved.hand.is_some() => {}
                 Unheard::Discard if !resolved.heard => discarded += 1,
                 _ => passed_over += 1,
             }

@@ -32,7 +32,10 @@ pub(super) struct Resolved {
     /// Who hears it too, if it is published.
     pub(super) overhearers: Box<[Arc<Member>]>,
     pub(super) confirm: Confirm,
+    /// What happens if nobody hears it. What a consumer has taken is published in any case.
     pub(super) unheard: Unheard,
+    /// The hand of the consumer that must take it first, if its route has one.
+    pub(super) hand: Option<usize>,
     /// Number of its route, for [`Resolver::pattern`].
     pub(super) route: usize,
     /// Whether some subscription overlaps its route.
@@ -119,13 +122,15 @@ impl Resolver {
         let route = self.number(&rule.pattern);
         let since = if audience.is_empty() { self.heard(route, now) } else { None };
         let heard = !audience.is_empty() || since.is_some();
-        let (confirm, unheard) = (rule.confirm, rule.unheard);
+        let hand = core.hands.of(&rule.pattern);
+        let confirm = rule.confirm;
+        let unheard = if hand.is_some() { Unheard::Discard } else { rule.unheard };
         let settles = since.filter(|_| unheard == Unheard::Hold).and_then(|since| {
             self.core.table.subscribed().map(|last| (last + SETTLE).min(since + SETTLE_AT_MOST))
         });
         let (audience, departures) = (audience.into(), departures.into());
         let resolved =
-            Resolved { audience, departures, overhearers, confirm, unheard, route, heard, settles };
+            Resolved { audience, departures, overhearers, confirm, unheard, hand, route, heard, settles };
         let resolved = Arc::new(resolved);
         if self.topics.len() >= REMEMBERED {
             self.topics.clear();
@@ -178,6 +183,7 @@ mod tests {
             overhearers: Box::default(),
             confirm: Confirm::Socket,
             unheard: Unheard::Hold,
+            hand: None,
             route: 0,
             heard: true,
             settles: None,

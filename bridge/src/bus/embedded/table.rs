@@ -56,6 +56,9 @@ impl Table {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.names.insert(Arc::clone(&member.name), member.id);
         entries.members.insert(member.id, Entry { member, filters: BTreeSet::new() });
+        drop(entries);
+        // No answer about topics has changed, but somebody may wait for whoever has this name.
+        self.stir();
     }
 
     /// Takes a member out.

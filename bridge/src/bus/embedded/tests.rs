@@ -42,7 +42,15 @@ fn rule(pattern: &str, confirm: Confirm, unheard: Unheard) -> Rule {
 }
 
 fn anything() -> Rule {
-    Rule { pattern: Pattern::all(), confirm: None, unheard: None, envelope: crate::bus::Envelope::None }
+    Rule {
+        pattern: Pattern::all(),
+        confirm: None,
+        unheard: None,
+        envelope: crate::bus::Envelope::None,
+        consumer: None,
+        window: None,
+        answer_within: None,
+    }
 }
 
 fn name(name: &str) -> BusName {

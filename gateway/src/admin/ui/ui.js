@@ -147,7 +147,7 @@ async function turn() {
     showRefusals(refusals);
     showDenied(denied);
     showCertificates(certificates);
-    fill("held", bus.held.map((h) => [h.route, when(h.since)]), "None: every route has a listener, or nothing to tell it.");
+    fill("held", bus.held.map((h) => [h.route, (h.consumer ? h.consumer + " " : "") + h.cause, when(h.since)]), "None: every route has a listener, or nothing to tell it.");
     byId("stale").hidden = true;
   } catch {
     byId("stale").hidden = false;

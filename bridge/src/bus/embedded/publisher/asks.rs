@@ -9,9 +9,10 @@ use crate::bus::{
     Ask, Drum, Filter, PortError, SendError,
     embedded::{
         Core,
+        lane::Speaker,
         listen::{self, EAR_QUEUE},
         member::Member,
-        publisher::{Publisher, Speaker},
+        publisher::Publisher,
         put::let_owners_run,
     },
 };

@@ -11,8 +11,9 @@ use crate::bus::{
     Taken,
     embedded::{
         barrier::Barrier,
+        lane::{Lane, Speaker},
         ledger::Ledger,
-        publisher::{Lane, Publisher, Speaker},
+        publisher::Publisher,
     },
 };
 
@@ -35,6 +36,9 @@ impl Publisher {
         lanes: HashMap<u64, Lane>,
         unsettled: VecDeque<Arc<Barrier<Ledger>>>,
     ) {
+        if lanes.values().any(Lane::is_away) {
+            self.core.hands.withdraw(port).await;
+        }
         self.blocked.retain(|blocked| blocked.0 != port);
         for lane in lanes.into_values() {
             self.show_hold(lane.held, None);

@@ -33,7 +33,18 @@ async fn what_comes_back_within_a_turn_goes_before_what_follows_it() {
         let mut events = Events::default();
         events.push(&Topic::parse("events.a").unwrap(), Bytes::from(order.to_string()), 0);
         let (done, ticket) = oneshot::channel();
-        (Pending { port: id, lane: 0, order, events, needs: Vec::new(), done }, ticket)
+        (
+            Pending {
+                port: id,
+                lane: 0,
+                order,
+                events,
+                needs: Vec::new(),
+                done,
+                consumed: Consumed::default(),
+            },
+            ticket,
+        )
     };
 
     let first = hear("first").await;

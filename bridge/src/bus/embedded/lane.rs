@@ -1,0 +1,97 @@
+//! A port as its publisher sees it, and the batches that wait in its lanes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use busrt::broker::Client;
+
+use crate::bus::embedded::{
+    barrier::Barrier,
+    ledger::{Ledger, Pending},
+    listen::Listener,
+};
+
+/// A port, from the publisher's side.
+pub(super) struct Speaker {
+    pub(super) client: Client,
+    /// There if the port hears.
+    pub(super) listener: Option<Listener>,
+    /// Lanes with batches that wait, here or at a consumer.
+    pub(super) lanes: HashMap<u64, Lane>,
+    /// Barriers with batches of this port, oldest first.
+    pub(super) unsettled: VecDeque<Arc<Barrier<Ledger>>>,
+}
+
+impl Speaker {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, listener: None, lanes: HashMap::new(), unsettled: VecDeque::new() }
+    }
+}
+
+/// What waits in one lane of a port.
+#[derive(Default)]
+pub(super) struct Lane {
+    /// Batches that cannot be taken now, oldest first.
+    pub(super) waiting: VecDeque<Pending>,
+    /// The route that the oldest of them waits for.
+    pub(super) held: Option<usize>,
+    away: Option<Away>,
+}
+
+/// Batches of a lane that are at a consumer.
+struct Away {
+    hand: usize,
+    count: usize,
+    /// None of them is older than this.
+    from: u64,
+}
+
+impl Lane {
+    /// Puts a batch among those that wait.
+    pub(super) fn insert(&mut self, batch: Pending) {
+        let place = self.waiting.partition_point(|other| other.order < batch.order);
+        self.waiting.insert(place, batch);
+    }
+
+    /// Whether some of its batches are at a consumer.
+    pub(super) const fn is_away(&self) -> bool {
+        self.away.is_some()
+    }
+
+    /// Whether a batch that needs `hand` next, or nobody, must not overtake those that are at a consumer.
+    pub(super) fn must_wait(&self, order: u64, hand: Option<usize>) -> bool {
+        self.away.as_ref().is_some_and(|away| hand.map_or(order > away.from, |hand| away.hand != hand))
+    }
+
+    /// Notes that a batch goes to a hand; [`Self::must_wait`] was asked before.
+    pub(super) fn send_away(&mut self, order: u64, hand: usize) {
+        let away = self.away.get_or_insert(Away { hand, count: 0, from: order });
+        away.count += 1;
+        away.from = away.from.min(order);
+    }
+
+    /// Notes that the oldest batch at the consumer has come back.
+    pub(super) fn welcome(&mut self, order: u64) {
+        if let Some(away) = self.away.as_mut() {
+            away.count -= 1;
+            away.from = order + 1;
+        }
+        self.away.take_if(|away| away.count == 0);
+    }
+}
+
+/// Why a batch cannot be taken now.
+pub(super) enum Wait {
+    /// Older ones of its lane are at a consumer.
+    Away,
+    /// Somebody who hears it has too much to read, or all who do are just going away, or have just unsubscribed.
+    Full,
+    /// Something older has just come back.
+    Older,
+    /// Its route has just begun to be heard, and somebody may still be about to subscribe to its topic.
+    Settling,
+    /// Nobody hears this route.
+    Unheard(usize),
+}
