@@ -18,6 +18,7 @@ pub mod event;
 pub mod lifecycle;
 pub mod settings;
 pub mod topic;
+pub mod transport;
 pub mod trust;
 
 #[cfg(feature = "broker")]

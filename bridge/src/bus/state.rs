@@ -3,11 +3,16 @@
 //! Plain values, so that who looks never holds up who works.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
 use serde::Serialize;
+
+use crate::transport::{LastError, Timing, Totals};
 
 /// What a bus shows of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -58,7 +63,17 @@ macro_rules! counters {
     ($($(#[doc = $doc:expr])+ $name:ident,)+) => {
         /// What a bus has counted since it was made. Each only grows.
         #[derive(Debug, Default)]
-        pub struct Counters { $($(#[doc = $doc])+ pub $name: Counter,)+ }
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: Counter,)+
+            /// From publishing until a consumer in this process has taken it.
+            pub taken_in_process: Arc<Timing>,
+            /// From publishing until it is written to the socket of a client of the door.
+            pub taken_at_door: Arc<Timing>,
+            /// From sending a batch to a foreign broker until its answer.
+            pub confirmed_by_broker: Timing,
+            /// Why a client was last sent away from the door, or broke the wire.
+            pub door_error: LastError,
+        }
 
         impl Counters {
             /// Every counter's name, meaning and value, for exporters.
@@ -111,6 +126,63 @@ counters! {
     door_written,
     /// Frames read from local clients.
     door_read,
+    /// Local clients cut off because they broke the wire.
+    door_broken,
+    /// Ports opened.
+    ports_opened,
+    /// Ports that have ended.
+    ports_closed,
+    /// Consumers in this process that came.
+    inboxes_opened,
+    /// Consumers in this process that went.
+    inboxes_closed,
+    /// Messages that consumers in this process took.
+    inbox_taken,
+}
+
+impl Counters {
+    /// What went from part to part of this process, through its own broker.
+    #[must_use]
+    pub fn in_process(&self) -> Totals {
+        Totals {
+            // Ended before begun, so that nothing seems to have ended that did not begin.
+            closed: self.ports_closed.get().saturating_add(self.inboxes_closed.get()),
+            opened: self.ports_opened.get().saturating_add(self.inboxes_opened.get()),
+            refused: 0,
+            received: self.published.get(),
+            sent: self.inbox_taken.get(),
+            errors: self.inbox_dropped.get(),
+            latency: self.taken_in_process.sum(),
+        }
+    }
+
+    /// What went through the door.
+    #[must_use]
+    pub fn door(&self) -> Totals {
+        Totals {
+            closed: self.door_closed.get(),
+            opened: self.door_opened.get(),
+            refused: self.door_refused.get(),
+            received: self.door_read.get(),
+            sent: self.door_written.get(),
+            errors: self.door_slow_readers.get().saturating_add(self.door_broken.get()),
+            latency: self.taken_at_door.sum(),
+        }
+    }
+
+    /// What went to a foreign broker, and came from there.
+    #[must_use]
+    pub fn broker_client(&self) -> Totals {
+        Totals {
+            closed: self.ports_closed.get().saturating_add(self.inboxes_closed.get()),
+            opened: self.ports_opened.get().saturating_add(self.inboxes_opened.get()),
+            refused: 0,
+            received: self.inbox_taken.get(),
+            sent: self.published.get(),
+            errors: self.link_losses.get().saturating_add(self.inbox_dropped.get()),
+            latency: self.confirmed_by_broker.sum(),
+        }
+    }
 }
 
 /// A number that only grows.

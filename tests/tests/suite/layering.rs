@@ -40,6 +40,8 @@ const GATEWAY: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["pki", "snapshot", "config"]),
+    // Measures transports from outside; its distribution of times is the demo's.
+    ("trial", &["demo", "snapshot"]),
     (
         "app",
         &[
@@ -64,12 +66,14 @@ const GATEWAY: &[(&str, &[&str])] = &[
 /// Which modules of the bridge a module may name.
 const BRIDGE: &[(&str, &[&str])] = &[
     ("topic", &[]),
+    // What every carrier of messages counts, for who shows it.
+    ("transport", &[]),
     ("lifecycle", &[]),
     ("settings", &[]),
     ("trust", &["settings"]),
     ("event", &["topic"]),
     ("native", &["topic", "event"]),
-    ("bus", &["event", "lifecycle", "native", "settings", "topic"]),
+    ("bus", &["event", "lifecycle", "native", "settings", "topic", "transport"]),
     ("spool", &["event", "settings", "topic"]),
     ("uplink", &["event", "lifecycle", "settings", "spool", "topic", "trust"]),
     ("client", &["event", "lifecycle", "settings", "spool", "topic", "trust", "uplink"]),

@@ -72,7 +72,7 @@ where
                 answer(sink, Code::OK).await?;
                 let (rule, half) = (config.rule(name.as_str()), config.outbox_bytes / 2);
                 let member = Member::new(id, name.as_str().into(), queue.clone(), (rule.kind(), half));
-                let member = member.of_user(Some(visitor.uid));
+                let member = member.of_user(Some(visitor.uid)).timed(&core.counters.taken_at_door);
                 tracing::debug!(name = name.as_str(), "local client admitted");
                 return Ok(Admitted { client, queue, member: Arc::new(member), rule });
             }
@@ -138,9 +138,15 @@ where
         Leaving::Slow => {
             core.counters.door_slow_readers.add(1);
             core.counters.door_undelivered.add(undelivered);
+            let cause = format!("{} was sent away: it stopped reading", member.name);
+            core.counters.door_error.note(cause);
             tracing::warn!(name = %member.name, undelivered, "local client sent away: it stopped reading");
         }
-        Leaving::Wire(error) => tracing::debug!(name = %member.name, %error, "local client broke the wire"),
+        Leaving::Wire(error) => {
+            core.counters.door_broken.add(1);
+            core.counters.door_error.note(format!("{} broke the wire: {error}", member.name));
+            tracing::debug!(name = %member.name, %error, "local client broke the wire");
+        }
         Leaving::Gone | Leaving::Ended => tracing::debug!(name = %member.name, "local client left"),
     }
 }

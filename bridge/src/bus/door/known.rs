@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     bus::embedded::{
         Core,
+        barrier::Barrier,
         member::{Member, OVERHEAD},
     },
     native::codec::Code,
@@ -29,6 +30,19 @@ impl Known {
         self.audience.iter().filter(move |member| {
             member.holds_up() && receiver.is_none_or(|receiver| *member.name == *receiver)
         })
+    }
+
+    /// Lets the other clients of the door that have just been sent something note when it is on their sockets. Consumers in
+    /// this process do so by the barrier of the turn.
+    pub(super) fn time(&self, receiver: Option<&str>) {
+        let told = |member: &&Arc<Member>| {
+            !member.is_in_process() && receiver.is_none_or(|receiver| *member.name == *receiver)
+        };
+        let mut told = self.audience.iter().filter(told).peekable();
+        if told.peek().is_some() {
+            let (_, own) = Barrier::raise(());
+            told.for_each(|member| member.post(own.of(member.id)));
+        }
     }
 }
 

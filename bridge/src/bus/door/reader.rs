@@ -63,6 +63,8 @@ pub(super) struct Memory {
     published: Vec<u32>,
     /// Frames published, for the pace.
     count: usize,
+    /// Whether a frame of this turn is timed on its way to other clients of the door.
+    timed: bool,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
@@ -145,6 +147,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
         .map_err(|error| code_of(&error))?;
         expected.published = true;
+        if !mem::replace(&mut self.memory.timed, true) {
+            known.time(receiver);
+        }
         Ok(Served::Published)
     }
 
@@ -257,6 +262,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Sends the acks of this turn, or sees to it that they will be.
     async fn finish_turn(&mut self) {
+        self.memory.timed = false;
         let mut due = mem::take(&mut self.memory.due);
         let published = mem::take(&mut self.memory.published);
         let owed = if published.is_empty() || self.memory.touched.is_empty() {

@@ -9,10 +9,19 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use tokio::time::Instant;
+
+use crate::transport::Timing;
+
 /// What happens when the last token is gone.
 pub(crate) trait Outcome: Send + Sync + 'static {
     /// Called once; `passed` holds the ids of the members that got beyond the point.
     fn settle(&self, passed: &[u64]);
+}
+
+/// Nothing happens: the way was only to be timed.
+impl Outcome for () {
+    fn settle(&self, _passed: &[u64]) {}
 }
 
 /// A point in what was published.
@@ -28,7 +37,8 @@ impl<O: Outcome> Barrier<O> {
     /// Raises it; it cannot settle before the token returned is gone.
     pub(crate) fn raise(outcome: O) -> (Arc<Self>, Token) {
         let barrier = Arc::new(Self { left: AtomicUsize::new(1), passed: Mutex::default(), outcome });
-        let own = Token { barrier: Arc::clone(&barrier) as Arc<Barrier<dyn Outcome>>, member: 0 };
+        let own =
+            Token { barrier: Arc::clone(&barrier) as Arc<Barrier<dyn Outcome>>, member: 0, clock: None };
         (barrier, own)
     }
 
@@ -43,17 +53,27 @@ pub(crate) struct Token {
     barrier: Arc<Barrier<dyn Outcome>>,
     /// Whose it is; nobody's is 0.
     member: u64,
+    /// Since when it is on its way, and where that is noted once it has passed.
+    clock: Option<(Instant, Arc<Timing>)>,
 }
 
 impl Token {
     /// Another token of the same barrier, for `member`.
     pub(crate) fn of(&self, member: u64) -> Self {
         self.barrier.left.fetch_add(1, Ordering::Relaxed);
-        Self { barrier: Arc::clone(&self.barrier), member }
+        Self { barrier: Arc::clone(&self.barrier), member, clock: None }
+    }
+
+    /// Notes in `timing` how long it takes from now until it passes.
+    pub(super) fn time(&mut self, timing: &Arc<Timing>) {
+        self.clock = Some((Instant::now(), Arc::clone(timing)));
     }
 
     /// Says that this member got beyond the point.
     pub(crate) fn pass(self) {
+        if let Some((since, timing)) = &self.clock {
+            timing.note(since.elapsed());
+        }
         self.barrier.passed.lock().unwrap_or_else(PoisonError::into_inner).push(self.member);
     }
 }

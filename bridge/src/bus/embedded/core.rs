@@ -78,10 +78,12 @@ impl Core {
         }
         census.ports += 1;
         drop(census);
+        self.counters.ports_opened.add(1);
         Ok(())
     }
 
     pub(super) fn leave(&self) {
+        self.counters.ports_closed.add(1);
         let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
         census.ports = census.ports.saturating_sub(1);
         if census.closing && census.ports == 0 {

@@ -16,7 +16,10 @@ use busrt::EventChannel;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::embedded::{barrier::Token, filter};
+use crate::{
+    bus::embedded::{barrier::Token, filter},
+    transport::Timing,
+};
 
 /// A client of the broker whose subscriptions we know.
 pub(crate) struct Member {
@@ -38,6 +41,8 @@ pub(crate) struct Member {
     user: Option<u32>,
     /// Cancelled when it is gone, for who waits for an answer of it, or for it to take one.
     gone: CancellationToken,
+    /// Where is noted how long tokens take, if anywhere.
+    timing: Option<Arc<Timing>>,
 }
 
 /// What a member is.
@@ -93,6 +98,7 @@ impl Member {
             departures: AtomicU64::new(0),
             user: None,
             gone: CancellationToken::new(),
+            timing: None,
         }
     }
 
@@ -112,6 +118,11 @@ impl Member {
         &self.gone
     }
 
+    /// Notes in `timing` how long what is published takes until this member has taken it.
+    pub(crate) fn timed(self, timing: &Arc<Timing>) -> Self {
+        Self { timing: Some(Arc::clone(timing)), ..self }
+    }
+
     /// Whether it is a consumer in this process.
     pub(crate) const fn is_in_process(&self) -> bool {
         matches!(self.kind, Kind::InProcess)
@@ -128,7 +139,10 @@ impl Member {
     }
 
     /// Posts a token behind everything already in the queue; one posted to a member that is gone is dropped.
-    pub(crate) fn post(&self, token: Token) {
+    pub(crate) fn post(&self, mut token: Token) {
+        if let Some(timing) = &self.timing {
+            token.time(timing);
+        }
         let mut posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tokens) = posted.as_mut() {
             tokens.push(token);

@@ -219,7 +219,8 @@ impl Embedded {
         // From here on nothing waits, so that a dropped call leaves nothing half done and no queue without its pump.
         client.subscribe_bulk(&filters, QoS::No).await.map_err(|_| PortError::Closed)?;
         let most = self.core.config.inbox_bytes;
-        let member = Arc::new(Member::new(id, name.as_str().into(), queue.clone(), (kind, most)));
+        let member = Member::new(id, name.as_str().into(), queue.clone(), (kind, most));
+        let member = Arc::new(member.timed(&self.core.counters.taken_in_process));
         let (consumer, pump) = subscription::open(Arc::clone(&self.core), member, client, queue);
         slot.send(pump);
         self.core.table.subscribe(id, filters);

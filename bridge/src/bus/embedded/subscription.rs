@@ -59,6 +59,7 @@ pub(super) fn open(
     client: Client,
     queue: EventChannel,
 ) -> (Consumer, BoxFuture<'static, ()>) {
+    core.counters.inboxes_opened.add(1);
     let content = Content { items: VecDeque::new(), caught_up: true, ended: false };
     let seat = Mutex::new(Some(Seat::take(Arc::clone(&core), Arc::clone(&member))));
     let shelf = Arc::new(Shelf { core, member, seat, content: Mutex::new(content), arrived: Notify::new() });
@@ -115,6 +116,9 @@ impl Drop for End {
 impl Shelf {
     fn end(&self) {
         let seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if seat.is_some() {
+            self.core.counters.inboxes_closed.add(1);
+        }
         drop(seat);
         self.content.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
         self.arrived.notify_one();
@@ -191,6 +195,7 @@ impl Consumer {
             self.shelf.core.table.stir();
         }
         let count = frames.len();
+        self.shelf.core.counters.inbox_taken.add(count as u64);
         into.extend(frames.into_iter().map(|frame| self.message(frame)));
         if count == 0 {
             self.handed.drain(..).for_each(Token::pass);

@@ -599,3 +599,20 @@ async fn a_deaf_name_is_told_to_senders_and_its_departure_to_who_waits() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_is_taken_in_this_process_is_counted_and_timed() {
+    let bench = bench(Vec::new());
+    let port = bench.port("collector.site-a.procmond-1").await;
+    let mut engine = bench.hear("engine", "events.#").await;
+    let ticket = port.submit(one("events.process.start", "x")).await.unwrap();
+    assert_eq!(next(&mut engine, 16).await.len(), 1);
+    assert_eq!(bench.bus.counters().in_process().latency.count, 0, "handed out, but not taken");
+    engine.taken();
+    assert_eq!(soon(ticket).await, Taken::All);
+    let totals = bench.bus.counters().in_process();
+    assert_eq!((totals.received, totals.sent, totals.latency.count), (1, 1, 1));
+    assert_eq!(totals.connections(), 2, "a port and a consumer");
+    drop(engine);
+    assert_eq!(bench.bus.counters().in_process().connections(), 1);
+}

@@ -8,6 +8,7 @@ use std::{
     collections::{HashSet, VecDeque},
     mem,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -43,6 +44,8 @@ pub(super) struct Ledger {
     /// allowed and answers only a frame that asks, so the barrier alone would not tell.
     asked: HashSet<Box<str>>,
     next_id: u32,
+    /// How long the batch that was confirmed last had been under way.
+    took: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -56,6 +59,8 @@ struct Batch {
     barrier: u32,
     /// When that answer is overdue.
     due: Option<Instant>,
+    /// When it was begun on the present connection.
+    begun: Option<Instant>,
     /// Whether it was begun on a former connection.
     again: bool,
 }
@@ -81,6 +86,7 @@ impl Ledger {
             most_events,
             asked: HashSet::new(),
             next_id: 1,
+            took: None,
         }
     }
 
@@ -100,6 +106,7 @@ impl Ledger {
             done: Some(done),
             barrier: 0,
             due: None,
+            begun: None,
             again: false,
         });
     }
@@ -114,6 +121,7 @@ impl Ledger {
             done: None,
             barrier: 0,
             due: None,
+            begun: None,
             again: false,
         });
     }
@@ -149,6 +157,7 @@ impl Ledger {
         }
         let begun = Begun { again: batch.again, ..batch.encode(into, asked, next_id) };
         batch.due = Some(due);
+        batch.begun = Some(Instant::now());
         self.begun += 1;
         self.events += batch.events.len();
         self.bytes += batch.events.payload_bytes();
@@ -169,7 +178,13 @@ impl Ledger {
         }
         let Some(batch) = self.batches.pop_front() else { return Ok(false) };
         self.forget_begun(&batch);
+        self.took = batch.begun.map(|begun| begun.elapsed());
         Ok(batch.tell(Taken::All))
+    }
+
+    /// How long the batch that was confirmed last took from its first byte to its answer.
+    pub(super) const fn took(&self) -> Option<Duration> {
+        self.took
     }
 
     /// Whether an answer is overdue.
@@ -270,8 +285,6 @@ pub(super) fn ask(into: &mut BytesMut, id: u32) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
 
     use super::*;

@@ -231,6 +231,7 @@ impl Listener {
             topic: self.known.remember(&delivery.topic),
             payload: delivery.payload,
         };
+        self.shared.counters.inbox_taken.add(1);
         let message = match self.queue.try_send(message) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Closed(_)) => return Err(Ended::Finished),

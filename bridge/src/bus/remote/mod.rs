@@ -202,6 +202,7 @@ impl Shared {
         if *name == self.config.name || !self.names().insert(name.clone()) {
             return Err(PortError::Taken);
         }
+        self.counters.ports_opened.add(1);
         Ok(Claim { name: name.clone(), shared: Arc::clone(self) })
     }
 
@@ -273,6 +274,7 @@ struct Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.shared.names().remove(&self.name);
+        self.shared.counters.ports_closed.add(1);
     }
 }
 

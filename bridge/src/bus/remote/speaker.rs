@@ -307,6 +307,9 @@ impl Speaker {
             }
             if self.ledger.answered(id, code).map_err(LinkError::Refused)? {
                 self.shared.counters.confirmed.add(1);
+                if let Some(took) = self.ledger.took() {
+                    self.shared.counters.confirmed_by_broker.note(took);
+                }
             }
         }
         Ok(())
