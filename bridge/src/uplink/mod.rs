@@ -35,6 +35,7 @@ mod keeper;
 mod lane;
 mod nursery;
 mod parcel;
+pub mod probe;
 mod pulse;
 mod session;
 mod status;
