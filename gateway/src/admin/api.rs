@@ -46,6 +46,7 @@ pub(super) fn routes() -> Router<Sources> {
         .route("/api/v1/upstream", get(show_upstream))
         .route("/api/v1/clients", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.clients, &h)))
         .route("/api/v1/certificates", get(show_certificates))
+        .route("/api/v1/transports", get(show_transports))
 }
 
 async fn scrape(State(sources): State<Sources>) -> Result<impl IntoResponse, Problem> {
@@ -71,6 +72,14 @@ async fn show_certificates(State(snapshots): State<Snapshots>, headers: HeaderMa
     let (material, collectors) =
         (Arc::clone(&snapshots.material.borrow()), snapshots.collectors.borrow().clone());
     json(&Certificates::of(&material, &collectors, Timestamp::now()), None, &headers)
+}
+
+async fn show_transports(State(snapshots): State<Snapshots>, headers: HeaderMap) -> Response {
+    let transports = Arc::clone(&snapshots.transports.borrow());
+    // When the figures were taken is no news; that they are others is.
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_vec(&transports.transports).unwrap_or_default().hash(&mut hasher);
+    json(&*transports, Some(hasher.finish()), &headers)
 }
 
 /// One part, as it stands.

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemoneye_bridge::lifecycle::{Lifecycle, Phase};
+use daemoneye_bridge::{
+    lifecycle::{Lifecycle, Phase},
+    transport::Kind,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,7 +28,7 @@ use crate::{
     policy::{self, Judge, Policy, command::Desk},
     snapshot::{
         BusView, Certificate, Clients, Collectors, HeldRoute, Material, PolicyView, Refusal, Refusals,
-        RevocationList, Snapshots, StateView, Timestamp, Trouble, Word,
+        RevocationList, Snapshots, StateView, Timestamp, TransportHealth, Transports, Trouble, Word,
     },
     state::{self, State, audit::Audit},
     telemetry::metrics::Metrics,
@@ -41,6 +44,7 @@ struct Parts {
     material: watch::Sender<Arc<Material>>,
     policy: watch::Sender<Arc<PolicyView>>,
     state: watch::Sender<Arc<StateView>>,
+    transports: watch::Sender<Arc<Transports>>,
 }
 
 impl Parts {
@@ -55,6 +59,7 @@ impl Parts {
             material: watch::Sender::new(Arc::new(Material { loaded, ..Material::default() })),
             policy: watch::Sender::new(Arc::new(PolicyView { loaded, ..PolicyView::default() })),
             state: watch::Sender::default(),
+            transports: watch::Sender::default(),
         }
     }
 
@@ -69,6 +74,7 @@ impl Parts {
             material: self.material.subscribe(),
             policy: self.policy.subscribe(),
             state: self.state.subscribe(),
+            transports: self.transports.subscribe(),
         }
     }
 
@@ -147,6 +153,31 @@ async fn the_api_answers_and_says_so_when_nothing_changed() {
     );
     assert!(admin.ask(&again).await.starts_with("HTTP/1.1 304 "));
     admin.parts.phase.send_replace(Phase::Draining);
+    assert!(admin.ask(&again).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn transports_are_news_when_a_figure_changes_and_not_when_they_were_looked_at() {
+    let admin = Running::new(|_| {}).await;
+    let show = |rate| {
+        let health = TransportHealth { message_rate: rate, ..TransportHealth::of(Kind::UnixSocket) };
+        let (as_of, transports) = (Some(Timestamp::now()), vec![health]);
+        let shown = Transports { as_of, transports, ..Transports::default() };
+        admin.parts.transports.send_replace(Arc::new(shown));
+    };
+    show(1.5);
+    let first = admin.get("/api/v1/transports").await;
+    assert!(
+        first.contains("\"transport\":\"unix-socket\"") && first.contains("\"message_rate\":1.5"),
+        "{first}"
+    );
+    let tag = first.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    let again = format!(
+        "GET /api/v1/transports HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nIf-None-Match: {tag}\r\n\r\n"
+    );
+    show(1.5);
+    assert!(admin.ask(&again).await.starts_with("HTTP/1.1 304 "));
+    show(2.5);
     assert!(admin.ask(&again).await.starts_with("HTTP/1.1 200 "));
 }
 

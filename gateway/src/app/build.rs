@@ -15,7 +15,7 @@ use crate::{
     admin::{self, Admin, Commands, token::Tokens},
     app::{
         Addresses, Gateway, Reception, descriptors, grpc, local::Local, orders::Orders, record, reload,
-        upward::Upward, views,
+        transports, upward::Upward, views,
     },
     bus::{self, AuthorizedBus},
     config::{Config, Drain},
@@ -27,7 +27,7 @@ use crate::{
         http2::Server,
         leash::{Grounds, Roll},
     },
-    snapshot::{BusView, Clients, Part, Snapshots, StateView, Timestamp, UpstreamView},
+    snapshot::{BusView, Clients, Part, Refusals as Refused, Snapshots, StateView, Timestamp, UpstreamView},
     state::{
         self, State, StateError,
         audit::{Audit, AuditError},
@@ -135,6 +135,7 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let (refusals, refused, keep) = Refusals::open(counts.ingress.tls().clone());
     tasks.endless.extend([reload::policy(judge.clone(), config.policy.file.clone()).boxed(), keep]);
     let (denials, denied) = watch::channel(Arc::default());
+    let places = (config.tcp.limits.connections.get(), config.unix_socket.max_connections.get());
     let (tcp, identity) = (config.tcp, config.identity);
     let ingress = Ingress::open(tcp, identity, denied.clone(), refusals.clone(), &counts.ingress)?;
     let admin = Admin::bind(config.admin).await?;
@@ -159,22 +160,8 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let server = server.last_call(last_call.clone());
 
     metrics.vitals(vitals(&front, &local));
-    let (material, follow) = ingress.tls().follow();
-    tasks.endless.push(follow.boxed());
-    let (bus, clients, kept) = views(&local, &state, &mut tasks);
-    let upstream = upward.as_ref().map(|upward| climb(upward.upstream(), &mut metrics, &mut tasks));
-    let (phase, collectors, policy) = (front.watch(), sessions.view(), judge.view());
-    let snapshots = Snapshots {
-        phase,
-        collectors,
-        refusals: refused,
-        bus,
-        clients,
-        material,
-        policy,
-        state: kept,
-        upstream,
-    };
+    let shown = ((&front, &sessions, &judge), (&ingress, &local, &state), (upward.as_ref(), refused, places));
+    let snapshots = snapshots(shown, &counts.session, &mut metrics, &mut tasks);
     Ok(Gateway {
         addresses: addresses(&ingress, &admin, &local),
         front,
@@ -294,6 +281,29 @@ fn climb(way: &upstream::Upstream, metrics: &mut Metrics, tasks: &mut Tasks) -> 
     tasks.endless.push(follow.boxed());
     way.register(metrics.registry());
     part
+}
+
+type Shown<'a> = (
+    (&'a Lifecycle, &'a Sessions, &'a Judge),
+    (&'a Ingress, &'a Local, &'a State),
+    (Option<&'a Upward>, Part<Refused>, (usize, usize)),
+);
+
+/// All that may be shown; so many may come in over mutual TLS, and through the door.
+fn snapshots(
+    ((front, sessions, judge), (ingress, local, state), (upward, refusals, places)): Shown<'_>,
+    counted: &session::Metrics,
+    metrics: &mut Metrics,
+    tasks: &mut Tasks,
+) -> Snapshots {
+    let (material, follow) = ingress.tls().follow();
+    tasks.endless.push(follow.boxed());
+    let (bus, clients, state) = views(local, state, tasks);
+    let upstream = upward.map(|upward| climb(upward.upstream(), metrics, tasks));
+    let (phase, collectors, policy) = (front.watch(), sessions.view(), judge.view());
+    let who = (counted, &collectors, &refusals);
+    let transports = transports::open((local, ingress, places), who, metrics, tasks);
+    Snapshots { phase, collectors, refusals, bus, clients, material, policy, state, upstream, transports }
 }
 
 fn addresses(ingress: &Ingress, admin: &Admin, local: &Local) -> Addresses {

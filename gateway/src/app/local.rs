@@ -28,7 +28,10 @@ pub(super) enum Local {
         socket: Option<PathBuf>,
         clients: watch::Receiver<Arc<Vec<LocalClient>>>,
     },
-    Foreign(Arc<Remote>),
+    Foreign {
+        bus: Arc<Remote>,
+        socket: PathBuf,
+    },
     /// Made by whoever embeds the gateway.
     Given(Arc<dyn Bus>),
 }
@@ -60,7 +63,7 @@ impl Local {
             }
             Broker::Foreign => {
                 let (bus, tasks) = remote::open(config.foreign.clone());
-                Ok((Self::Foreign(bus), tasks))
+                Ok((Self::Foreign { bus, socket: config.foreign.socket_path.clone() }, tasks))
             }
         }
     }
@@ -69,7 +72,7 @@ impl Local {
     pub(super) fn bus(&self) -> Arc<dyn Bus> {
         match self {
             Self::Embedded { bus, .. } => Arc::<Embedded>::clone(bus),
-            Self::Foreign(bus) => Arc::<Remote>::clone(bus),
+            Self::Foreign { bus, .. } => Arc::<Remote>::clone(bus),
             Self::Given(bus) => Arc::clone(bus),
         }
     }
@@ -78,7 +81,7 @@ impl Local {
     pub(super) fn socket(&self) -> Option<&Path> {
         match self {
             Self::Embedded { socket, .. } => socket.as_deref(),
-            Self::Foreign(_) | Self::Given(_) => None,
+            Self::Foreign { .. } | Self::Given(_) => None,
         }
     }
 
@@ -94,7 +97,7 @@ impl Local {
     pub(super) const fn word(&self) -> &'static str {
         match self {
             Self::Embedded { .. } => "embedded",
-            Self::Foreign(_) => "foreign",
+            Self::Foreign { .. } => "foreign",
             Self::Given(_) => "given",
         }
     }

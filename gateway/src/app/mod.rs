@@ -48,6 +48,8 @@ mod record;
 
 mod reload;
 
+mod transports;
+
 mod upward;
 
 mod views;

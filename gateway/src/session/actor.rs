@@ -298,7 +298,7 @@ where
             }
             Some(link_request::Frame::Pong(pong)) => {
                 if let Some((_, sent)) = self.clocks.ping.take_if(|(nonce, _)| *nonce == pong.nonce) {
-                    self.seat.live.round_trip(now.saturating_duration_since(sent));
+                    self.seat.round_trip(now.saturating_duration_since(sent));
                 }
             }
             Some(link_request::Frame::Hello(_)) => {

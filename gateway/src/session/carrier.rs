@@ -357,7 +357,7 @@ impl Carrier {
     pub(super) fn note_settled(&mut self) {
         let now = Instant::now();
         for since in self.streams.since() {
-            self.tally.confirm.observe(now.saturating_duration_since(since).as_secs_f64());
+            self.tally.confirmed(now.saturating_duration_since(since));
         }
     }
 

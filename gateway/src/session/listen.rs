@@ -132,7 +132,7 @@ async fn serve(hall: &Hall, listener: &mut Listener, queue: &mut Queue) -> Fault
     }
     let wire = queue.wire.clone();
     loop {
-        let mut dropped = 0_u64;
+        let (mut dropped, mut heard) = (0_u64, 0_u64);
         tokio::select! {
             biased;
             reason = &mut listener.cut => return Fault::Cut(reason),
@@ -141,7 +141,11 @@ async fn serve(hall: &Hall, listener: &mut Listener, queue: &mut Queue) -> Fault
                 return fault;
             },
             () = wire.closed() => return Fault::Lost,
-            alive = listener.hearing.next(|heard| dropped += u64::from(queue.offer(heard))) => {
+            alive = listener.hearing.next(|each| {
+                dropped += u64::from(queue.offer(each));
+                heard += 1;
+            }) => {
+                hall.metrics.delivered(heard.saturating_sub(dropped));
                 if dropped > 0 {
                     hall.metrics.dropped(&queue.who, dropped);
                 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use daemoneye_bridge::transport::{Sum, Timing, Totals};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -30,6 +31,13 @@ pub struct Metrics {
     sweeps: Family<Sweep, Histogram, fn() -> Histogram>,
     /// Connections that are served, less those on the roll.
     untracked: Gauge,
+    served: Counter,
+    served_no_more: Counter,
+    delivered: Counter,
+    errors: Counter,
+    round_trips: Arc<Timing>,
+    /// The sum and count of `confirm`, which a histogram does not tell.
+    confirms: Arc<Timing>,
     sites: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -111,6 +119,18 @@ impl Metrics {
             Unit::Seconds,
             metrics.sweeps.clone(),
         );
+        registry.register("connections", "Connections served", metrics.served.clone());
+        registry.register(
+            "connections_ended",
+            "Connections served that have ended",
+            metrics.served_no_more.clone(),
+        );
+        registry.register("delivered_messages", "Messages sent to peers", metrics.delivered.clone());
+        registry.register(
+            "errors",
+            "Sessions that ended by a fault of peer, link or bus",
+            metrics.errors.clone(),
+        );
         registry.register(
             "untracked",
             "Connections that are served and could not be cut: always 0, but for moments",
@@ -130,7 +150,8 @@ impl Metrics {
     /// A connection is served, until what is returned is dropped.
     pub fn serving(&self) -> Served {
         self.untracked.inc();
-        Served(self.untracked.clone())
+        self.served.inc();
+        Served { untracked: self.untracked.clone(), ended: self.served_no_more.clone() }
     }
 
     /// A connection was put on the roll.
@@ -168,6 +189,9 @@ impl Metrics {
     pub(super) fn closed(&self, who: &Who, reason: &'static str) {
         let why = Why { role: who.role.clone(), site: who.site.clone(), reason };
         self.closed.get_or_create(&why).inc();
+        if Self::is_error(reason) {
+            self.errors.inc();
+        }
         self.active.get_or_create(who).dec();
     }
 
@@ -177,6 +201,43 @@ impl Metrics {
 
     pub(super) fn dropped(&self, who: &Who, messages: u64) {
         self.dropped.get_or_create(who).inc_by(messages);
+    }
+
+    pub(super) fn delivered(&self, messages: u64) {
+        self.delivered.inc_by(messages);
+    }
+
+    pub(super) fn round_trip(&self, took: Duration) {
+        self.round_trips.note(took);
+    }
+
+    /// Whether a session that ended for `reason` ended badly, as a transport sees it: whose rights ended, who was told to go
+    /// or made way did not.
+    #[must_use]
+    pub fn is_error(reason: &str) -> bool {
+        ["aborted", "bus", "lost", "protocol", "silent", "state"].contains(&reason)
+    }
+
+    /// The round trips of pings.
+    #[must_use]
+    pub fn round_trips(&self) -> Sum {
+        self.round_trips.sum()
+    }
+
+    /// What went over mutual TLS; who was `refused` is known elsewhere.
+    #[must_use]
+    pub fn transport(&self, refused: u64) -> Totals {
+        let received = ["settled", "rejected", "duplicate", "withheld"].map(|word| self.outcome(word).get());
+        Totals {
+            // Ended before begun, so that nothing seems to have ended that did not begin.
+            closed: self.served_no_more.get(),
+            opened: self.served.get(),
+            refused,
+            received: received.iter().sum(),
+            sent: self.delivered.get(),
+            errors: self.errors.get(),
+            latency: self.confirms.sum(),
+        }
     }
 
     /// The counters that a session moves for each batch, looked up once.
@@ -189,6 +250,7 @@ impl Metrics {
             gaps: self.gaps.clone(),
             lost: self.lost.clone(),
             confirm: self.confirm.clone(),
+            confirms: Arc::clone(&self.confirms),
         }
     }
 
@@ -214,6 +276,12 @@ impl Default for Metrics {
             cuts: Family::default(),
             sweeps: Family::new_with_constructor(sweep),
             untracked: Gauge::default(),
+            served: Counter::default(),
+            served_no_more: Counter::default(),
+            delivered: Counter::default(),
+            errors: Counter::default(),
+            round_trips: Arc::default(),
+            confirms: Arc::default(),
             sites: Arc::default(),
         }
     }
@@ -222,11 +290,15 @@ impl Default for Metrics {
 /// A connection is served, until this is dropped.
 #[derive(Debug)]
 #[must_use = "it counts for as long as it lives"]
-pub struct Served(Gauge);
+pub struct Served {
+    untracked: Gauge,
+    ended: Counter,
+}
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.0.dec();
+        self.untracked.dec();
+        self.ended.inc();
     }
 }
 
@@ -240,7 +312,16 @@ pub(super) struct Tally {
     pub(super) withheld: Counter,
     pub(super) gaps: Counter,
     pub(super) lost: Counter,
-    pub(super) confirm: Histogram,
+    confirm: Histogram,
+    confirms: Arc<Timing>,
+}
+
+impl Tally {
+    /// A batch was confirmed so long after it was handed over.
+    pub(super) fn confirmed(&self, took: Duration) {
+        self.confirm.observe(took.as_secs_f64());
+        self.confirms.note(took);
+    }
 }
 
 #[cfg(test)]

@@ -368,6 +368,12 @@ pub(super) struct Seat {
 }
 
 impl Seat {
+    /// A ping came back.
+    pub(super) fn round_trip(&self, took: Duration) {
+        self.live.round_trip(took);
+        self.registry.0.metrics.round_trip(took);
+    }
+
     /// Gets up; `reason` is for machines, `detail` for people.
     pub(super) fn leave(mut self, reason: &'static str, detail: String) {
         self.left = (reason, detail);

@@ -8,6 +8,7 @@
 
 mod clients;
 mod material;
+mod transport;
 
 use std::{
     fmt,
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 pub use self::{
     clients::{Client, Clients},
     material::{Certificate, Material, RevocationList},
+    transport::{TransportHealth, TransportTotals, Transports},
 };
 
 /// The newest value of one part.
@@ -49,6 +51,8 @@ pub struct Snapshots {
     pub state: Part<StateView>,
     /// The way to a gateway above, if there is one.
     pub upstream: Option<Part<UpstreamView>>,
+    /// How each transport does.
+    pub transports: Part<Transports>,
 }
 
 /// A moment, written as RFC 3339 in UTC.

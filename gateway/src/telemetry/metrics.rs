@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc};
 use daemoneye_bridge::{
     bus::{BusState, Counters, Link},
     lifecycle::Phase,
+    transport::{Kind, Totals},
 };
 use prometheus_client::{
     collector::Collector,
@@ -17,7 +18,7 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use crate::telemetry::process;
+use crate::telemetry::{process, transports::Transports};
 
 /// The media type of [`Exporter::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -54,6 +55,14 @@ impl Metrics {
     /// Adds what the process and the bus tell of themselves.
     pub fn vitals(&mut self, vitals: Vitals) {
         self.registry().register_collector(Box::new(vitals));
+    }
+
+    /// Adds what each transport has counted.
+    pub fn transports<F>(&mut self, totals: F)
+    where
+        F: Fn() -> Vec<(Kind, Totals)> + Send + Sync + 'static,
+    {
+        self.registry().register_collector(Box::new(Transports(totals)));
     }
 
     /// Closes the registry.

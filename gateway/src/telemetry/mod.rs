@@ -8,3 +8,5 @@ pub use daemoneye_bridge::log;
 pub mod metrics;
 
 mod process;
+
+mod transports;

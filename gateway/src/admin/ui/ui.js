@@ -137,16 +137,30 @@ function showRefusals({ total, recent }) {
   ]), "Nobody.");
 }
 
+function showTransports(transports) {
+  fill("transports", transports.transports.map((t) => [
+    t.transport,
+    t.enabled ? word(t.status) : "not in use",
+    t.endpoint,
+    t.connection_count,
+    t.message_rate,
+    t.error_rate,
+    t.average_latency_ms === null ? "" : { numeric: t.average_latency_ms.toFixed(3) + " ms" },
+    t.cause ?? t.last_error?.cause,
+  ]), "None.");
+}
+
 async function turn() {
   try {
-    const parts = ["health", "collectors", "refusals", "bus", "deny-list", "certificates"];
+    const parts = ["health", "collectors", "refusals", "bus", "deny-list", "certificates", "transports"];
     const answers = parts.map((part) => read("/api/v1/" + part));
-    const [health, collectors, refusals, bus, denied, certificates] = await Promise.all(answers);
+    const [health, collectors, refusals, bus, denied, certificates, transports] = await Promise.all(answers);
     showHealth(health);
     showCollectors(collectors);
     showRefusals(refusals);
     showDenied(denied);
     showCertificates(certificates);
+    showTransports(transports);
     fill("held", bus.held.map((h) => [h.route, (h.consumer ? h.consumer + " " : "") + h.cause, when(h.since)]), "None: every route has a listener, or nothing to tell it.");
     byId("stale").hidden = true;
   } catch {
