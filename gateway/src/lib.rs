@@ -41,3 +41,5 @@ pub mod app;
 pub mod pki;
 
 pub mod demo;
+
+pub mod trial;

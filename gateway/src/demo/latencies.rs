@@ -47,6 +47,15 @@ impl Latencies {
         self.count
     }
 
+    /// What was counted, in ranges that double: the end of each that holds any, and how many fell into it.
+    pub fn doublings(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        let mut sums = std::collections::BTreeMap::<u64, u64>::new();
+        for (bucket, count) in self.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
+            *sums.entry((upper_bound(bucket) + 1).next_power_of_two()).or_default() += count;
+        }
+        sums.into_iter().map(|(end, count)| (Duration::from_micros(end), count))
+    }
+
     /// The duration that `per_mille` of 1,000 do not exceed; none if nothing was counted.
     #[must_use]
     pub fn quantile(&self, per_mille: u64) -> Option<Duration> {

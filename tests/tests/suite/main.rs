@@ -21,6 +21,7 @@ mod revocation;
 mod revoke;
 mod rotation;
 mod slow;
+mod transport;
 
 use std::path::Path;
 

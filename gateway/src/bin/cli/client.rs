@@ -18,6 +18,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
+use daemoneye_gateway::config::Config;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -26,12 +27,16 @@ use crate::cli::output::{printable, text_of};
 /// Where a gateway is asked.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Gateway {
-    /// Where the gateway's admin listener is; its socket, and else 127.0.0.1:9090, if neither is said.
+    /// Where the gateway's admin listener is. If neither this nor --socket is said: where the configuration says, else the
+    /// usual socket, else 127.0.0.1:9090.
     #[arg(long, global = true)]
     address: Option<SocketAddr>,
     /// The gateway's admin socket. /var/run/daemoneye/admin.sock if not said.
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// The gateway's configuration, which says where it is. If not said: /etc/daemoneye/gateway.toml, then ./gateway.toml.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// A file that holds a token, as `token new` made it: with it changes are taken at --address.
     #[arg(long, global = true, value_name = "PATH")]
     token_file: Option<PathBuf>,
@@ -44,7 +49,7 @@ pub(crate) struct Gateway {
 }
 
 /// Where one request may go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Listener(SocketAddr),
     Socket(PathBuf),
@@ -96,8 +101,10 @@ impl Gateway {
     /// Asks at one place after the other until one takes the request, and waits for the whole answer.
     fn ask(&self, head: &str, body: &str) -> anyhow::Result<(String, Vec<u8>)> {
         let token = self.token_file.as_deref().map(token).transpose()?;
-        let mut silent = Vec::new();
-        for place in self.places(head.starts_with("GET ") || token.is_some()) {
+        let (mut places, mut silent) = self.places()?;
+        // A change without a token is for the socket alone.
+        places.retain(|place| head.starts_with("GET ") || token.is_some() || matches!(place, Place::Socket(_)));
+        for place in places {
             let request = place.request(head, token.as_deref(), body);
             let name = place.to_string();
             let left = self.timeout.saturating_sub(self.begun.elapsed());
@@ -116,21 +123,64 @@ impl Gateway {
                 ),
             }
         }
-        bail!("{}; is the gateway running? name its place with --address or --socket", silent.join(", and "))
+        bail!(
+            "{}; is the gateway running? name its configuration with --config, or its place with --address or --socket",
+            silent.join(", and ")
+        )
     }
 
-    /// Where a request may go, the best first; a change without a token is for the socket alone.
-    fn places(&self, anywhere: bool) -> Vec<Place> {
-        let listener = Place::Listener;
-        let socket = |path: &Path| Place::Socket(path.to_owned());
-        let mut places = match (&self.socket, self.address) {
-            (Some(path), Some(address)) => vec![socket(path), listener(address)],
-            (Some(path), None) => vec![socket(path)],
-            (None, Some(address)) => vec![listener(address)],
-            (None, None) => vec![socket(Path::new(SOCKET)), listener(usual())],
+    /// Where a request may go, the best first, and what went wrong in finding out.
+    fn places(&self) -> anyhow::Result<(Vec<Place>, Vec<String>)> {
+        let (mut places, mut trouble) = (Vec::new(), Vec::new());
+        let mut add = |socket: Option<PathBuf>, address: Option<SocketAddr>| {
+            for place in socket.map(Place::Socket).into_iter().chain(address.map(Place::Listener)) {
+                if !places.contains(&place) {
+                    places.push(place);
+                }
+            }
         };
-        places.retain(|place| anywhere || matches!(place, Place::Socket(_)));
-        places
+        if self.socket.is_some() || self.address.is_some() {
+            add(self.socket.clone(), self.address);
+            return Ok((places, trouble));
+        }
+        match self.settings() {
+            Ok(Some((_, settings))) => {
+                // Port 0 is any that was free.
+                let address = Some(settings.admin.bind_address).filter(|address| address.port() != 0);
+                add(settings.admin.socket_path, address);
+            }
+            Ok(None) => {}
+            Err(error) if self.config.is_some() => return Err(error),
+            // It may be for the gateway's eyes only.
+            Err(error) => trouble.push(format!("{error:#}")),
+        }
+        if self.config.is_none() {
+            add(Some(SOCKET.into()), Some(usual()));
+        }
+        Ok((places, trouble))
+    }
+
+    /// The gateway's configuration, and where it stands: what was named, or else what is in one of the usual places.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or no gateway could run with it.
+    pub(crate) fn settings(&self) -> anyhow::Result<Option<(PathBuf, Config)>> {
+        let found = CONFIGS.iter().map(PathBuf::from).find(|path| path.exists());
+        let Some(path) = self.config.clone().or(found) else { return Ok(None) };
+        let settings = Config::load(&path)
+            .with_context(|| format!("could not learn from {} where the gateway is", path.display()))?;
+        Ok(Some((path, settings)))
+    }
+
+    /// The address that was named.
+    pub(crate) const fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The socket that was named.
+    pub(crate) fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 }
 
@@ -212,6 +262,9 @@ const fn usual() -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090)
 }
 
+/// Where a gateway's configuration is, unless somebody knows better.
+const CONFIGS: [&str; 2] = ["/etc/daemoneye/gateway.toml", "gateway.toml"];
+
 /// Where the admin socket is unless it was configured elsewhere.
 const SOCKET: &str = "/var/run/daemoneye/admin.sock";
 
@@ -236,6 +289,7 @@ mod tests {
         Gateway {
             address,
             socket,
+            config: None,
             token_file: None,
             timeout: Duration::from_millis(300),
             begun: Instant::now(),
@@ -266,6 +320,22 @@ mod tests {
         let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
         thread::spawn(move || answer(unix.accept().unwrap().0, "socket"));
         assert_eq!(gateway(Some(address), Some(path)).get("health").unwrap()["by"], "socket");
+    }
+
+    #[test]
+    fn a_configuration_says_where_the_gateway_is_and_is_asked_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("gateway.toml");
+        let place = |text: &str| {
+            fs::write(&config, text).unwrap();
+            Gateway { config: Some(config.clone()), ..gateway(None, None) }.places()
+        };
+        let (places, trouble) =
+            place("[admin]\nbind_address = '127.0.0.1:9191'\nsocket_path = '/run/x.sock'\n").unwrap();
+        let named = [Place::Socket("/run/x.sock".into()), Place::Listener("127.0.0.1:9191".parse().unwrap())];
+        assert_eq!((places.as_slice(), trouble.len()), (&named[..], 0));
+        let wrong = format!("{:#}", place("[admn]\n").unwrap_err());
+        assert!(wrong.contains("gateway.toml") && wrong.contains("admn"), "{wrong}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod refusals;
 mod reload;
 mod tls;
 mod token;
+mod transport;
 
 use client::Gateway;
 use output::Format;
@@ -65,6 +66,8 @@ enum Command {
     Tls(tls::Tls),
     /// Makes tokens with which changes may be asked for over the network.
     Token(token::Token),
+    /// Shows, tries and chooses the ways that messages take.
+    Transport(transport::Transport),
 }
 
 impl Cli {
@@ -87,6 +90,7 @@ impl Cli {
             Command::Reload(reload) => reload.run(&gateway, format),
             Command::Tls(tls) => tls.run(format),
             Command::Token(token) => token.run(format),
+            Command::Transport(transport) => transport.run(&gateway, format),
         }
     }
 }

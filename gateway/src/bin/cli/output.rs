@@ -19,6 +19,11 @@ pub(crate) struct Format {
 }
 
 impl Format {
+    /// Whether it is JSON.
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Shows a value: as JSON, or in the words of `text`.
     ///
     /// # Errors
@@ -30,11 +35,20 @@ impl Format {
     }
 }
 
+/// A value as JSON on a line of its own, for values that come one after the other.
+pub(crate) fn json_line(value: &Value) -> String {
+    harmless(&format!("{value}\n"))
+}
+
 /// A value as JSON: the same to who parses it, and harmless to a terminal. What JSON lets through unescaped stands within
 /// strings alone, so that it can be escaped as such.
 fn json(value: &Value) -> String {
+    harmless(&format!("{value:#}\n"))
+}
+
+fn harmless(json: &str) -> String {
     let mut text = String::new();
-    for c in format!("{value:#}\n").chars() {
+    for c in json.chars() {
         // Quotes and backslashes are JSON's own by now, and so are line ends.
         if (c.is_ascii() && c != '\u{7f}') || c.escape_debug().count() == 1 {
             text.push(c);
