@@ -89,7 +89,7 @@ impl Local {
     pub(super) fn clients(&self) -> watch::Receiver<Arc<Vec<LocalClient>>> {
         match self {
             Self::Embedded { clients, .. } => clients.clone(),
-            Self::Foreign(_) | Self::Given(_) => nobody(),
+            Self::Foreign { .. } | Self::Given(_) => nobody(),
         }
     }
 

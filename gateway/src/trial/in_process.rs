@@ -97,6 +97,9 @@ fn open(handed_on: &Topic, life: &Lifecycle) -> Result<Arc<Embedded>, TrialError
         confirm: Some(Confirm::Bus),
         unheard: None,
         envelope: Envelope::None,
+        consumer: None,
+        window: None,
+        answer_within: None,
     };
     let routes = Routes::new(vec![rule], Broker::Embedded).expect("the embedded bus confirms as asked");
     let (bus, tasks) = embedded::open(embedded::Config::default(), routes);

@@ -103,7 +103,8 @@ impl Gateway {
         let token = self.token_file.as_deref().map(token).transpose()?;
         let (mut places, mut silent) = self.places()?;
         // A change without a token is for the socket alone.
-        places.retain(|place| head.starts_with("GET ") || token.is_some() || matches!(place, Place::Socket(_)));
+        places
+            .retain(|place| head.starts_with("GET ") || token.is_some() || matches!(place, Place::Socket(_)));
         for place in places {
             let request = place.request(head, token.as_deref(), body);
             let name = place.to_string();

@@ -49,10 +49,10 @@ impl Token {
         let made = json!({ "name": name, "role": role.as_str(), "token": minted.token, "line": minted.line });
         format.show(&made, |made| {
             let (token, line) = (text_of(made, "token"), text_of(made, "line"));
-            match &file {
-                Some(file) => format!("{token}\nits line was added to {}\n", file.display()),
-                None => format!("{token}\nput this line into the gateway's admin.token_file:\n{line}\n"),
-            }
+            file.as_ref().map_or_else(
+                || format!("{token}\nput this line into the gateway's admin.token_file:\n{line}\n"),
+                |file| format!("{token}\nits line was added to {}\n", file.display()),
+            )
         })?;
         Ok(ExitCode::SUCCESS)
     }

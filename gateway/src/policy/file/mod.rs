@@ -104,7 +104,7 @@ fn unique(roles: &[(Role, u32)]) -> Result<(), Fault> {
 }
 
 /// The keys of a role, for whom one was mistyped.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "name",
     "use",
     "match",

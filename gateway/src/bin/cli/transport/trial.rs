@@ -168,7 +168,7 @@ fn door(gateway: &Gateway) -> anyhow::Result<PathBuf> {
 /// Where a running gateway hears collectors.
 fn listener(gateway: &Gateway) -> anyhow::Result<SocketAddr> {
     let configured = gateway.settings()?.map(|(_, settings)| settings.tcp.listener.bind_address);
-    let mut address = configured.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8443)));
+    let mut address = configured.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8443)));
     if address.ip().is_unspecified() {
         // It listens everywhere, so here too.
         let localhost =
