@@ -6,6 +6,7 @@
 //!
 //! Kept true: one name on the bus belongs to one peer at a time.
 
+mod downlink;
 mod envelope;
 mod hearing;
 mod ticket;
@@ -29,6 +30,7 @@ use tokio::time::{self, Instant};
 
 use self::voice::Claim;
 pub use self::{
+    downlink::{Answer, Arrived, Letter, Listening, Opened, Return, Undelivered},
     envelope::Origin,
     hearing::{Heard, Hearing},
     ticket::Ticket,
@@ -258,6 +260,9 @@ pub enum OpenError {
     /// The bus is going away.
     #[error("the bus is closed")]
     Closed,
+    /// The bus speaks under one name for all.
+    #[error("the gateway's bus has one name for all collectors, so that none can be addressed")]
+    Nameless,
     /// The broker did not answer in time.
     #[error("the bus did not answer in time")]
     TimedOut,

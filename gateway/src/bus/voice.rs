@@ -50,6 +50,16 @@ impl Claim {
         self.port.get_or_try_init(|| bus.port(&self.name)).await.map(|_| ())
     }
 
+    /// Whether it is the name of `collector`, whoever owns it.
+    pub(super) fn is_named(&self, collector: &PeerId) -> bool {
+        *self.collector == *collector.name() && self.owner.site() == collector.site()
+    }
+
+    /// Its port, once it is open.
+    pub(super) fn port(&self) -> Option<&Port> {
+        self.port.get()
+    }
+
     /// Takes the claim off the list, if it is the one that is listed.
     fn withdraw(&self) {
         self.withdraw_from(&mut self.claims.lock());
@@ -88,7 +98,7 @@ impl Drop for Claim {
 /// The mouth of one collector. Cheap to clone; the name is let go when the last clone is.
 #[derive(Clone, Debug)]
 pub struct Voice {
-    claim: Arc<Claim>,
+    pub(super) claim: Arc<Claim>,
     bus: AuthorizedBus,
 }
 

@@ -186,7 +186,12 @@ impl Grant {
 
     /// Rules on what the subject may hear.
     pub(super) fn subscribe(&self) -> Rules<Pattern> {
-        let name = self.peer().name();
+        self.hear(self.peer().name())
+    }
+
+    /// Rules on what `collector` may hear.
+    pub(super) fn hear(&self, collector: &str) -> Rules<Pattern> {
+        let name = collector;
         let deny = |template: &Template, site: &str, name: &str| Some(denying(template, site, name));
         Rules {
             allow: self.rules(name, "subscribe", |role| &role.subscribe, allowing),

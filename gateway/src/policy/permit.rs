@@ -51,6 +51,13 @@ impl Collector {
         &self.name
     }
 
+    /// The collector itself, as the downlink is judged: its name, in its owner's site.
+    #[must_use]
+    pub fn id(&self) -> PeerId {
+        // The name has been judged to be one.
+        PeerId::new(self.owner.site(), &self.name).unwrap_or_else(|_| self.owner.clone())
+    }
+
     /// Whether the owner speaks for somebody else.
     #[must_use]
     pub fn is_asserted(&self) -> bool {

@@ -155,6 +155,16 @@ impl Second {
         }
     }
 
+    /// The same for one collector of the peer.
+    pub(super) fn hear(&self, peer: &PeerId, collector: &str, wanted: &Pattern, may: bool) {
+        let would = self.grant.as_ref().is_some_and(|grant| {
+            grant.speaks_for(collector) && matches!(grant.hear(collector).hear(wanted), Hearing::Allowed(_))
+        });
+        if would != may {
+            self.note(peer, Verb::Subscribe, &wanted.to_string(), would);
+        }
+    }
+
     pub(super) fn call(&self, peer: &PeerId, collector: &str, client: &str, may: bool) {
         let would = self.grant.as_ref().is_some_and(|grant| {
             !collector.contains('/')

@@ -135,6 +135,43 @@ impl Rights {
         })
     }
 
+    /// The collector for which the peer may be addressed, sent to and called; empty: itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial::Collector`], if its roles do not let it speak for that name.
+    pub fn collector(&self, name: &str) -> Result<Arc<Collector>, Denial> {
+        let name = if name.is_empty() { self.peer().name() } else { name };
+        let may = self.grant.speaks_for(name);
+        if let Some(second) = &self.second {
+            second.speak(self.peer(), name, may);
+        }
+        if may { Ok(Collector::new(self.peer().clone(), name)) } else { Err(Denial::Collector) }
+    }
+
+    /// Lets a collector hear those of `patterns` that the rules cover and no denial meets, each judged by itself.
+    pub fn hear(
+        &self,
+        collector: &Collector,
+        patterns: Vec<Pattern>,
+    ) -> (SubscribePermit, Vec<(Pattern, Denial)>) {
+        let rules = self.grant.hear(collector.name());
+        let tally = self.tally(Verb::Subscribe);
+        let (mut allowed, mut refused) = (Vec::new(), Vec::new());
+        for wanted in patterns {
+            let unheard = Unheard::of(&wanted, &rules);
+            if let Some(second) = &self.second {
+                second.hear(self.peer(), collector.name(), &wanted, unheard.is_none());
+            }
+            tally.count(Decision::of(unheard.is_none()), 1);
+            match unheard {
+                None => allowed.push(wanted),
+                Some(unheard) => refused.push((wanted, Denial::Pattern(unheard))),
+            }
+        }
+        (SubscribePermit { peer: collector.id(), patterns: allowed }, refused)
+    }
+
     /// Lets the peer hear `patterns`, if the rules cover each and no denial meets it.
     ///
     /// # Errors

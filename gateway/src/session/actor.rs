@@ -9,7 +9,7 @@ use daemoneye_proto::v1::{self, link_request, link_response::Frame};
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use tokio::time::{self, Instant, Sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::{
     bus::Voice,
@@ -19,6 +19,7 @@ use crate::{
         bell::{Bell, Order, Orders},
         carrier::Carrier,
         credit::Amount,
+        downlink::Downlink,
         hello,
         http2::CutReason,
         outbox::Outbox,
@@ -43,6 +44,7 @@ pub(super) struct Actor<S> {
     pub(super) inbound: S,
     pub(super) outbox: Outbox,
     pub(super) carrier: Carrier,
+    pub(super) downlink: Downlink,
     pub(super) seat: Seat,
     pub(super) judge: Judge,
     /// Ends when the connection is cut.
@@ -132,7 +134,7 @@ where
             if let Some(farewell) = self.farewell() {
                 return Ok(farewell);
             }
-            let speaks = !self.outbox.is_empty() || self.carrier.is_due();
+            let speaks = self.speaks();
             let reads = self.may_read();
             let (stuck, held) = (self.carrier.stuck(), self.carrier.held_until());
             let is_stuck = stuck.is_some();
@@ -148,6 +150,7 @@ where
                     settled?;
                     self.carrier.note_settled();
                 }
+                () = self.downlink.turn(speaks) => {}
                 room = self.outbox.room(), if speaks => {
                     room?;
                     self.speak();
@@ -158,6 +161,11 @@ where
                 frame = self.inbound.next(), if reads => self.read(frame)?,
             }
         }
+    }
+
+    /// Whether there is something to tell.
+    fn speaks(&self) -> bool {
+        !self.outbox.is_empty() || self.carrier.is_due() || self.downlink.has_word()
     }
 
     /// How the session ends, if it is time.
@@ -182,8 +190,9 @@ where
             return Err(Fault::Superseded);
         }
         if orders.has(Order::Rejudge) {
-            let rights = self.judge.renew(&self.carrier.rights)?;
+            let rights = Arc::new(self.judge.renew(&self.carrier.rights)?);
             self.seat.live.set_roles(rights.roles());
+            self.downlink.rejudge(&rights);
             self.carrier.rejudge(rights)?;
         }
         if orders.has(Order::Drain) && self.clocks.drained.is_none() {
@@ -214,7 +223,7 @@ where
         if self.seat.live.silence(now) >= silence {
             return Err(Fault::Silent);
         }
-        if self.outbox.is_empty() && !self.carrier.is_due() {
+        if !self.speaks() {
             self.clocks.unread = None;
         } else if now.duration_since(*self.clocks.unread.get_or_insert(now)) >= silence {
             return Err(Fault::Silent);
@@ -238,8 +247,8 @@ where
 
     fn speak(&mut self) {
         self.clocks.unread = None;
-        let carrier = &mut self.carrier;
-        self.outbox.send(|| carrier.ack().map(Frame::Ack));
+        let (carrier, downlink) = (&mut self.carrier, &mut self.downlink);
+        self.outbox.send(|| carrier.ack().map(Frame::Ack).or_else(|| downlink.word()));
     }
 
     fn grant(&mut self, credit: Option<Amount>) {
@@ -258,7 +267,7 @@ where
         loop {
             match next {
                 Some(Ok(frame)) => self.hear(frame, now)?,
-                Some(Err(status)) => return Err(unreadable(&status)),
+                Some(Err(status)) => return Err(Fault::unreadable(&status)),
                 None => {
                     self.clocks.ended = true;
                     break;
@@ -304,7 +313,7 @@ where
             Some(link_request::Frame::Hello(_)) => {
                 return Err(Fault::broken("hello", "said once already"));
             }
-            Some(frame) => return Err(Fault::NotServed { what: downlink(&frame) }),
+            Some(frame) => self.downlink.hear(frame, &self.carrier.rights, &mut self.outbox)?,
             // A frame of a later version that this one may ignore.
             None => {}
         }
@@ -320,6 +329,10 @@ where
             other => matches!(other, Err(Fault::Denied(_))),
         };
         let mut dropped = self.carrier.give_up();
+        // Callers first: they wait for somebody who will not answer.
+        if time::timeout(VERDICT, self.downlink.end()).await.is_err() {
+            tracing::error!("the bus did not let go of a name");
+        }
         self.carrier.mouths.retire();
         let grace = if is_cut { Duration::ZERO } else { GRACE };
         if time::timeout(grace, self.carrier.streams.all_settled()).await.is_err() {
@@ -375,34 +388,5 @@ async fn until(moment: Option<Instant>) {
 async fn room(stuck: Option<Voice>) {
     if let Some(voice) = stuck {
         voice.ready().await;
-    }
-}
-
-/// Why the next message could not be read: the connection is gone, or it was no message.
-fn unreadable(status: &Status) -> Fault {
-    match status.code() {
-        Code::Internal
-        | Code::InvalidArgument
-        | Code::OutOfRange
-        | Code::ResourceExhausted
-        | Code::Unimplemented
-            if std::error::Error::source(status).is_none() =>
-        {
-            Fault::broken("message", "could not be decoded, or is larger than a message may be")
-        }
-        _ => Fault::Lost,
-    }
-}
-
-/// The name of a frame that speaks of the downlink.
-const fn downlink(frame: &link_request::Frame) -> &'static str {
-    match frame {
-        link_request::Frame::Attach(_) => "attach",
-        link_request::Frame::Call(_) => "call",
-        link_request::Frame::Cancel(_) => "cancel",
-        link_request::Frame::Received(_) => "received",
-        link_request::Frame::Reply(_) => "reply",
-        link_request::Frame::Send(_) => "send",
-        _ => "subscriptions",
     }
 }

@@ -36,7 +36,7 @@ use crate::{
 pub(super) struct Carrier {
     pub(super) streams: Streams,
     pub(super) window: Window,
-    pub(super) rights: Rights,
+    pub(super) rights: Arc<Rights>,
     pub(super) mouths: Mouths,
     listed: Vec<Listed>,
     meter: Arc<Meter>,
@@ -82,7 +82,7 @@ pub(super) struct Parts {
     pub(super) streams: Streams,
     pub(super) listed: Vec<Listed>,
     pub(super) window: Window,
-    pub(super) rights: Rights,
+    pub(super) rights: Arc<Rights>,
     pub(super) mouths: Mouths,
     pub(super) meter: Arc<Meter>,
     pub(super) tally: Tally,
@@ -328,7 +328,7 @@ impl Carrier {
     }
 
     /// Takes new rights: what waits for room on the bus is judged by them too.
-    pub(super) fn rejudge(&mut self, rights: Rights) -> Result<(), Fault> {
+    pub(super) fn rejudge(&mut self, rights: Arc<Rights>) -> Result<(), Fault> {
         self.mouths.rejudge(&rights);
         self.rights = rights;
         let Some(mut waiting) = self.unsent.take() else { return Ok(()) };

@@ -6,7 +6,7 @@ use daemoneye_bridge::settings::ByteSize;
 use daemoneye_proto::{MAX_BATCH_EVENTS, MAX_PAYLOAD};
 use serde::Deserialize;
 
-use crate::session::{credit::Amount, http2, registry::SameIdentity};
+use crate::session::{credit::Amount, downlink, http2, registry::SameIdentity};
 
 /// Settings of the session stage; every value is usable as it stands. Fixed for the life of the process.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,6 +36,8 @@ pub struct Config {
     pub remembered: usize,
     /// Limits of HTTP/2.
     pub http2: http2::Config,
+    /// Settings of the downlink.
+    pub downlink: downlink::Config,
     /// In flight over all sessions.
     pub(super) all: Amount,
     /// In flight on one session, whatever the others do.
@@ -91,6 +93,8 @@ struct File {
     min_credit_bytes: ByteSize,
     /// The section `[session.http2]`.
     http2: http2::Config,
+    /// The section `[session.downlink]`.
+    downlink: downlink::Config,
 }
 
 impl Default for File {
@@ -114,6 +118,7 @@ impl Default for File {
             min_credit_events: 512,
             min_credit_bytes: ByteSize::kib(64),
             http2: http2::Config::default(),
+            downlink: downlink::Config::default(),
         }
     }
 }
@@ -156,6 +161,7 @@ impl TryFrom<File> for Config {
             snapshot_interval: file.snapshot_interval,
             remembered: file.remembered,
             http2: file.http2,
+            downlink: file.downlink,
             all,
             least,
             most,

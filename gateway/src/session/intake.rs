@@ -186,6 +186,12 @@ impl Rejection {
         Self { code: v1::RejectCode::Loop, reason }
     }
 
+    /// Of a name or pattern, which is cut if it is longer than any may be.
+    pub(super) fn of_name(self, name: &str) -> v1::RefusedName {
+        let name = name.chars().take(MAX_BYTES).collect();
+        v1::RefusedName { name, code: self.code.into(), reason: self.reason }
+    }
+
     /// The collector's name is in use.
     pub(super) fn already_connected() -> Self {
         let reason = "another session holds this collector's name".to_owned();

@@ -21,6 +21,7 @@ use crate::{
         bell::Order,
         carrier::{Carrier, Parts},
         credit::Window,
+        downlink::Downlink,
         hello::{self, Hello},
         http2::Cut,
         live::Arrival,
@@ -70,8 +71,10 @@ where
             outbox.say(Frame::Welcome(welcome));
             let clocks = Clocks::new(hall.config.heartbeat);
             let (judge, drain) = (hall.judge.clone(), hall.drain.clone());
+            let downlink = Downlink::new(Arc::clone(&hall), seat.live.peer.clone());
+            let cut = cut.boxed();
             let actor =
-                Actor { inbound, outbox, carrier, seat, judge, cut: cut.boxed(), clocks, drain, retiring };
+                Actor { inbound, outbox, carrier, downlink, seat, judge, cut, clocks, drain, retiring };
             Box::pin(actor.run().instrument(span)).await;
         }
         Err(fault) => {
@@ -138,7 +141,7 @@ where
         live: Arc::clone(&seat.live),
         cut,
         max_payload: hall.config.max_payload,
-        rights,
+        rights: Arc::new(rights),
     });
     carrier.show();
     let welcome = welcome(hall, &carrier, &seat);

@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::session::http2::CutReason;
+use crate::session::{downlink, http2::CutReason};
 
 /// Counters of sessions. `opened - closed = active`, for each role and site.
 #[derive(Clone, Debug)]
@@ -39,6 +39,7 @@ pub struct Metrics {
     /// The sum and count of `confirm`, which a histogram does not tell.
     confirms: Arc<Timing>,
     sites: Arc<Mutex<HashSet<String>>>,
+    pub(super) downlink: downlink::Metrics,
 }
 
 /// Sites that have a label of their own; the rest share `other`, because sites are named by certificates.
@@ -136,6 +137,7 @@ impl Metrics {
             "Connections that are served and could not be cut: always 0, but for moments",
             metrics.untracked.clone(),
         );
+        metrics.downlink.register(registry);
         metrics
     }
 
@@ -283,6 +285,7 @@ impl Default for Metrics {
             round_trips: Arc::default(),
             confirms: Arc::default(),
             sites: Arc::default(),
+            downlink: downlink::Metrics::default(),
         }
     }
 }

@@ -13,6 +13,8 @@
 //! Kept true: what was acknowledged has been taken by the bus as its route demands, was rejected and said to be, or was a
 //! gap; a peer that sends more than its credit is not read; no session outlives the right to it.
 
+pub mod downlink;
+
 pub mod http2;
 
 pub mod leash;

@@ -77,6 +77,22 @@ impl Fault {
         Self::Broken { field, problem: problem.into() }
     }
 
+    /// Why the next message could not be read: the connection is gone, or it was no message.
+    pub(crate) fn unreadable(status: &Status) -> Self {
+        match status.code() {
+            Code::Internal
+            | Code::InvalidArgument
+            | Code::OutOfRange
+            | Code::ResourceExhausted
+            | Code::Unimplemented
+                if std::error::Error::source(status).is_none() =>
+            {
+                Self::broken("message", "could not be decoded, or is larger than a message may be")
+            }
+            _ => Self::Lost,
+        }
+    }
+
     /// The word in metrics and in the list of those who left.
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
@@ -161,7 +177,7 @@ impl From<OpenError> for Fault {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::AlreadyConnected => Self::InUse { what: "the collector's name" },
-            OpenError::Closed | OpenError::TimedOut => Self::BusGone,
+            OpenError::Closed | OpenError::Nameless | OpenError::TimedOut => Self::BusGone,
         }
     }
 }

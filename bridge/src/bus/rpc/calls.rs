@@ -117,6 +117,16 @@ impl<T> Calls<T> {
         self.open.iter().find(|open| open.id == id).map(|open| &open.what)
     }
 
+    /// The id of the call that `is_it`.
+    pub fn find(&self, is_it: impl Fn(&T) -> bool) -> Option<u64> {
+        self.open.iter().find(|open| is_it(&open.what)).map(|open| open.id)
+    }
+
+    /// Each open call.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
+        self.open.iter_mut().map(|open| (open.id, &mut open.what))
+    }
+
     /// Ends a call; `None` if it is not open, or has ended before.
     pub fn end(&mut self, id: u64) -> Option<T> {
         let place = self.open.iter().position(|open| open.id == id)?;

@@ -137,8 +137,12 @@ pub enum RpcError {
     Short,
 }
 
-/// Codes of the errors that the federation itself answers with.
+/// Codes of the errors that the federation itself answers with, beside those of the RPC layer.
 pub mod code {
+    /// What was asked for makes no sense.
+    pub const INVALID: i16 = -32600;
+    /// The callee failed in some other way.
+    pub const INTERNAL: i16 = -32603;
     /// No such method.
     pub const METHOD: i16 = -32601;
     /// The policy does not permit it.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    mem,
     sync::Arc,
 };
 
@@ -65,8 +66,15 @@ impl Aside {
         }
     }
 
-    /// Lets the name hear.
+    /// Lets the name hear, through another ear than before if it had one: what that one asked for is forgotten.
     pub(super) fn attach(&mut self, drum: Drum) {
+        let heard = mem::take(&mut self.heard).into_iter().collect();
+        let excluded = mem::take(&mut self.excluded).into_iter().collect();
+        if self.connected && self.hears() {
+            for ask in [Ask::Unhear(heard), Ask::Unexclude(excluded)] {
+                self.waiting.push_back((ask, Arc::from(""), None));
+            }
+        }
         self.drum = Some(drum);
     }
 
@@ -157,7 +165,7 @@ impl Aside {
         }
         if self.drum.as_ref().is_some_and(Drum::is_deaf) {
             self.drum = None;
-            let heard = std::mem::take(&mut self.heard).into_iter().collect();
+            let heard = mem::take(&mut self.heard).into_iter().collect();
             self.waiting.push_back((Ask::Unhear(heard), Arc::from(""), None));
         }
     }

@@ -1,0 +1,369 @@
+//! One collector that can be reached: what it hears, and what it is asked.
+//!
+//! The one owner of the collector's calls. It waits for whatever comes first, so that no peer who does not read and no client
+//! who does not answer holds up anything else.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use daemoneye_bridge::bus::{
+    Filter,
+    rpc::{Calls, Gauge},
+};
+use daemoneye_proto::{
+    MAX_MESSAGE,
+    v1::{self, link_response::Frame},
+};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::mpsc,
+    time::{self, Instant},
+};
+
+use crate::{
+    bus::{Arrived, Listening, OpenError, Undelivered, Voice},
+    identity::PeerId,
+    policy::{Collector, Denial, Rights},
+    session::{
+        Hall,
+        downlink::{
+            calls::{Gone, Incoming, Outgoing, is_gone},
+            metrics::{self, Counted},
+        },
+        intake::Rejection,
+    },
+};
+
+/// What the peer says to one of its collectors' relays.
+pub(super) enum Said {
+    Call(v1::Call),
+    Cancel(u64),
+    Reply(v1::Reply),
+    Rights(Arc<Rights>),
+    Send(v1::Send),
+    Subscriptions(Vec<String>),
+}
+
+/// What a relay tells.
+pub(super) enum Told {
+    /// It is attached.
+    Attached(u32),
+    Frame(Frame),
+    /// It is not attached, or not any longer.
+    Refused(u32, v1::RefusedName),
+}
+
+/// What a relay begins with.
+pub(super) struct Begun {
+    pub(super) collector: Arc<Collector>,
+    /// The collector's name on the wire; empty for the peer itself.
+    pub(super) wire: String,
+    pub(super) rights: Arc<Rights>,
+}
+
+/// Bytes of the largest message that is passed on; the rest of a frame is for its names.
+pub(super) const LARGEST: usize = MAX_MESSAGE - (16 << 10);
+
+/// Most messages taken from the ear at once.
+const MOST: usize = 16;
+
+/// With so many words to tell nothing more is heard of the bus.
+const WORDS: usize = 16;
+
+/// With so many words to tell nothing more is heard of the peer.
+const MOST_WORDS: usize = 256;
+
+/// Most messages that are being handed to the bus.
+const MOST_JOBS: usize = 64;
+
+/// How long callers may take to be told that a relay ends.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What became of a message that was handed to the bus.
+pub(super) enum Done {
+    Answered,
+    Called(u64, Result<(), Undelivered>),
+    Sent(u64, Result<(), Undelivered>),
+}
+
+/// One collector that can be reached.
+pub(super) struct Relay {
+    pub(super) hall: Arc<Hall>,
+    /// Numbers its calls, too.
+    pub(super) number: u32,
+    pub(super) wire: String,
+    pub(super) collector: Arc<Collector>,
+    /// As the downlink is judged.
+    pub(super) id: PeerId,
+    pub(super) rights: Arc<Rights>,
+    said: mpsc::Receiver<Said>,
+    told: mpsc::Sender<Told>,
+    pub(super) voice: Voice,
+    listening: Listening,
+    /// From clients of the bus.
+    pub(super) incoming: Calls<Incoming>,
+    /// To clients of the bus.
+    pub(super) outgoing: Calls<Outgoing>,
+    /// Number of the next call of either kind.
+    pub(super) next: u32,
+    words: VecDeque<Frame>,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Patterns as the peer asked for them last.
+    pub(super) asked: Vec<String>,
+    /// Those of them that it may not hear.
+    pub(super) refused: Vec<v1::RefusedName>,
+    pub(super) heard: BTreeSet<Filter>,
+    _attached: Counted,
+}
+
+/// Attaches a collector and serves it until it is detached, its session ends, or it loses its name or its right to it.
+pub(super) async fn run(
+    hall: Arc<Hall>,
+    number: u32,
+    begun: Begun,
+    (said, told): (mpsc::Receiver<Said>, mpsc::Sender<Told>),
+) {
+    let Begun { collector, wire, rights } = begun;
+    let config = &hall.config.downlink;
+    let (voice, listening) = match hall.bus.attach(&collector, config.outbox).await {
+        Ok(attached) => attached,
+        Err(error) => {
+            let refused = unattached(error).of_name(collector.name());
+            // An error means that the session has ended.
+            told.send(Told::Refused(number, refused)).await.unwrap_or_default();
+            return;
+        }
+    };
+    if told.send(Told::Attached(number)).await.is_err() {
+        return voice.release().await;
+    }
+    let calls = config.max_calls;
+    let relay = Relay {
+        _attached: hall.metrics.downlink.attach(),
+        id: collector.id(),
+        number,
+        wire,
+        collector,
+        rights,
+        said,
+        told,
+        voice,
+        listening,
+        incoming: Calls::new(calls, Gauge::default()),
+        outgoing: Calls::new(calls, Gauge::default()),
+        next: 1,
+        words: VecDeque::new(),
+        jobs: FuturesUnordered::new(),
+        asked: Vec::new(),
+        refused: Vec::new(),
+        heard: BTreeSet::new(),
+        hall,
+    };
+    relay.run().await;
+}
+
+fn unattached(error: OpenError) -> Rejection {
+    match error {
+        OpenError::AlreadyConnected => Rejection::already_connected(),
+        error => Rejection { code: v1::RejectCode::Unspecified, reason: error.to_string() },
+    }
+}
+
+/// Why a relay ends.
+enum Ending {
+    /// It is detached, or the session ends.
+    Detached,
+    /// It may not be any longer.
+    Denied(Denial),
+    /// Another session of the peer has the name.
+    Taken,
+}
+
+impl Relay {
+    async fn run(mut self) {
+        let ending = self.serve().await;
+        let rejection = match ending {
+            Ending::Detached => None,
+            Ending::Denied(denial) => Some(Rejection::from(&denial)),
+            Ending::Taken => Some(Rejection::already_connected()),
+        };
+        self.wind_up().await;
+        if let Some(rejection) = rejection {
+            let refused = rejection.of_name(self.collector.name());
+            self.told.send(Told::Refused(self.number, refused)).await.unwrap_or_default();
+        }
+    }
+
+    async fn serve(&mut self) -> Ending {
+        let told = self.told.clone();
+        loop {
+            let (speaks, due) = (!self.words.is_empty(), self.due());
+            tokio::select! {
+                biased;
+                // What the peer says ends calls, so that it makes room.
+                said = self.said.recv(), if self.words.len() < MOST_WORDS => match said {
+                    None => return Ending::Detached,
+                    Some(said) => if let Err(denial) = self.heed(said).await {
+                        return Ending::Denied(denial);
+                    }
+                },
+                Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
+                () = until(due) => self.expire(),
+                gone = gone(&mut self.incoming, &mut self.outgoing) => self.departed(gone),
+                room = told.reserve(), if speaks => match (room, self.words.pop_front()) {
+                    (Ok(room), Some(word)) => room.send(Told::Frame(word)),
+                    (Err(_), _) => return Ending::Detached,
+                    (Ok(_), None) => {}
+                },
+                // Last: what waits there has its own rule for too much.
+                alive = hear(&mut self.listening, MOST), if self.words.len() < WORDS => {
+                    let (arrived, alive) = alive;
+                    self.tell_dropped();
+                    arrived.into_iter().for_each(|arrived| self.arrive(arrived));
+                    if !alive {
+                        return Ending::Taken;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn heed(&mut self, said: Said) -> Result<(), Denial> {
+        match said {
+            Said::Call(call) => self.call(call),
+            Said::Cancel(id) => self.give_up(id),
+            Said::Reply(reply) => self.replied(reply),
+            Said::Rights(rights) => {
+                rights.collector(self.collector.name())?;
+                self.rights = rights;
+                self.rejudge_calls();
+                if !self.asked.is_empty() {
+                    let before = self.refused.clone();
+                    self.subscribe().await;
+                    if before != self.refused {
+                        self.say_subscribed();
+                    }
+                }
+            }
+            Said::Send(send) => self.send(send),
+            Said::Subscriptions(patterns) => {
+                self.asked = patterns;
+                self.subscribe().await;
+                self.say_subscribed();
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on what was heard of the bus.
+    fn arrive(&mut self, arrived: Arrived) {
+        match arrived {
+            Arrived::Answer(answer) => self.answered(answer),
+            Arrived::Letter(letter) => self.take_in(letter),
+            Arrived::Published(heard) => {
+                self.deliver(heard.topic.dotted().to_owned(), &heard.sender, heard.payload);
+            }
+        }
+    }
+
+    pub(super) fn deliver(&mut self, topic: String, sender: &str, payload: bytes::Bytes) {
+        if payload.len() > LARGEST {
+            return self.hall.metrics.downlink.dropped(metrics::SLOW, 1);
+        }
+        self.hall.metrics.downlink.delivered();
+        self.say(Frame::Deliver(v1::Deliver {
+            topic,
+            payload,
+            sender: sender.to_owned(),
+            collector: self.wire.clone(),
+            command: 0,
+        }));
+    }
+
+    fn tell_dropped(&mut self) {
+        let count = self.listening.dropped();
+        if count > 0 {
+            self.hall.metrics.downlink.dropped(metrics::SLOW, count);
+            self.say(Frame::Dropped(v1::Dropped { collector: self.wire.clone(), count }));
+        }
+    }
+
+    pub(super) fn say(&mut self, word: Frame) {
+        self.words.push_back(word);
+    }
+
+    /// Hands something to the bus; says whether there was room for it. What is handed over first arrives first.
+    pub(super) fn hand_over(&mut self, job: impl Future<Output = Done> + Send + 'static) -> bool {
+        if self.jobs.len() >= MOST_JOBS {
+            return false;
+        }
+        let mut job = job.boxed();
+        match (&mut job).now_or_never() {
+            Some(done) => self.done(done),
+            None => self.jobs.push(job),
+        }
+        true
+    }
+
+    /// Ends all calls and lets go of the name.
+    async fn wind_up(&mut self) {
+        self.cut_calls();
+        let mut left = Vec::new();
+        // Calls that nobody has looked at get their answer too.
+        while let Some(true) = self.listening.next(MOST, |arrived| left.push(arrived)).now_or_never() {}
+        for arrived in left {
+            if let Arrived::Letter(letter) = arrived {
+                self.cut_off(letter);
+            }
+        }
+        let told = async { while self.jobs.next().await.is_some() {} };
+        if time::timeout(GRACE, told).await.is_err() {
+            tracing::debug!(collector = self.collector.name(), "callers were not told of the end in time");
+        }
+        // Answers to the peer's own calls, if it is still there.
+        for word in self.words.drain(..).filter(|word| matches!(word, Frame::Reply(_) | Frame::Cancel(_))) {
+            if self.told.try_send(Told::Frame(word)).is_err() {
+                break;
+            }
+        }
+        self.voice.clone().release().await;
+    }
+}
+
+/// Waits for something to be heard.
+///
+/// Cancel safe: nothing is taken before it is returned.
+async fn hear(listening: &mut Listening, most: usize) -> (Vec<Arrived>, bool) {
+    let mut arrived = Vec::new();
+    let alive = listening.next(most, |heard| arrived.push(heard)).await;
+    (arrived, alive)
+}
+
+/// Ends when the client of a call is gone; says which call.
+///
+/// Cancel safe.
+async fn gone(incoming: &mut Calls<Incoming>, outgoing: &mut Calls<Outgoing>) -> Gone {
+    poll_fn(|cx| {
+        let caller = incoming.iter_mut().find_map(|(id, call)| is_gone(&mut call.gone, cx).then_some(id));
+        let callee = outgoing.iter_mut().find_map(|(id, call)| is_gone(&mut call.gone, cx).then_some(id));
+        match (caller, callee) {
+            (Some(id), _) => Poll::Ready(Gone::Caller(id)),
+            (None, Some(id)) => Poll::Ready(Gone::Callee(id)),
+            (None, None) => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Ends at `due`; never, if there is nothing.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
