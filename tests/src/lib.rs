@@ -4,6 +4,7 @@
 //! a time to pass; [`eventually()`] waits for a condition and says what it was when it does not come.
 
 pub mod blocked;
+pub mod collector;
 pub mod embed;
 pub mod engine;
 pub mod eventually;

@@ -2,6 +2,7 @@
 
 mod admission;
 mod between;
+mod call;
 mod chain;
 mod cli;
 mod consumer;
