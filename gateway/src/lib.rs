@@ -18,6 +18,8 @@ pub mod ingress;
 
 pub mod deny;
 
+pub mod held;
+
 pub mod session;
 
 pub mod policy;

@@ -15,7 +15,7 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    admin::{Commands, certificates::Certificates, command, health, policy, problem::Problem},
+    admin::{Commands, certificates::Certificates, command, commands, health, policy, problem::Problem},
     snapshot::{Health, Part, Snapshots, Timestamp},
     telemetry::metrics::{self, Exporter},
 };
@@ -37,6 +37,7 @@ impl FromRef<Sources> for Snapshots {
 /// Everything below `/api/v1`, and `/metrics`.
 pub(super) fn routes() -> Router<Sources> {
     command::routes()
+        .merge(commands::routes())
         .merge(policy::routes())
         .route("/metrics", get(scrape))
         .route("/api/v1/health", get(show_health))

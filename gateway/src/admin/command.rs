@@ -24,6 +24,7 @@ use crate::{
         token::Role,
     },
     deny::{self, ChangeError, Denial, Target},
+    held,
     policy::command::Desk,
 };
 
@@ -32,6 +33,8 @@ use crate::{
 pub struct Commands {
     /// The deny-list.
     pub deny: deny::Handle,
+    /// Commands for collectors that are not here.
+    pub held: held::Handle,
     /// The policy, to be asked and tried.
     pub policy: Desk,
     /// Whoever reads certificates, revocation lists and policy again. While it is at work, others are told to come back.

@@ -21,6 +21,8 @@ mod certificates;
 
 mod command;
 
+mod commands;
+
 mod guard;
 
 mod health;

@@ -24,7 +24,7 @@ use crate::{
         Admin, Commands, Config, health,
         token::{Minted, Role},
     },
-    deny,
+    deny, held,
     policy::{self, Judge, Policy, command::Desk},
     snapshot::{
         BusView, Certificate, Clients, Collectors, HeldRoute, Material, PolicyView, Refusal, Refusals,
@@ -99,13 +99,14 @@ fn commands() -> (Commands, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let config = state::Config { directory: folder.path().to_owned(), ..state::Config::default() };
     let (state, _flusher) = State::open(config, state::Metrics::default()).unwrap();
-    let deny =
-        deny::Handle::open(state, Audit::open(folder.path()).unwrap(), watch::Sender::default()).unwrap();
+    let audit = Audit::open(folder.path()).unwrap();
+    let held = held::Handle::open(state.clone(), audit.clone(), held::Metrics::default()).unwrap();
+    let deny = deny::Handle::open(state, audit, watch::Sender::default()).unwrap();
     let file = folder.path().join("policy.toml");
     let text = "[[role]]\nname = \"all\"\nmatch = { identity = \"*\" }\npublish = [\"events.#\"]\n";
     fs::write(&file, text).unwrap();
     let judge = Judge::new(Policy::load(&file).unwrap(), policy::Metrics::default());
-    (Commands { deny, policy: Desk::new(judge, file), reload: mpsc::channel(1).0 }, folder)
+    (Commands { deny, held, policy: Desk::new(judge, file), reload: mpsc::channel(1).0 }, folder)
 }
 
 impl Running {

@@ -19,7 +19,7 @@ use crate::{
     },
     bus::{self, AuthorizedBus},
     config::{Config, Drain},
-    deny,
+    deny, held,
     ingress::{self, Ingress},
     policy::{self, Judge, Policy, PolicyError, command::Desk},
     session::{
@@ -42,7 +42,7 @@ struct Counts {
     ingress: ingress::Metrics,
     session: session::Metrics,
     policy: policy::Metrics,
-    state: state::Metrics,
+    kept: (state::Metrics, held::Metrics),
 }
 
 impl Counts {
@@ -51,7 +51,7 @@ impl Counts {
             ingress: ingress::Metrics::register(metrics.registry()),
             session: session::Metrics::register(metrics.registry()),
             policy: policy::Metrics::register(metrics.registry()),
-            state: state::Metrics::register(metrics.registry()),
+            kept: (state::Metrics::register(metrics.registry()), held::Metrics::register(metrics.registry())),
         }
     }
 }
@@ -139,11 +139,11 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let (tcp, identity) = (config.tcp, config.identity);
     let ingress = Ingress::open(tcp, identity, denied.clone(), refusals.clone(), &counts.ingress)?;
     let admin = Admin::bind(config.admin).await?;
-    let Kept { state, audit, deny } = keep_state(config.state, counts.state, denials, &mut tasks)?;
-    let store = ingress.tls().store().clone();
+    let Kept { state, audit, deny, held } = keep_state(config.state, counts.kept, denials, &mut tasks)?;
     let roll = leash((ingress.tls(), denied, judge.clone()), &audit, &counts.session, &mut tasks);
     let desk = Desk::new(judge.clone(), config.policy.file);
-    let commands = commands(deny.clone(), Orders { store, policy: desk, audit: audit.clone() }, &mut tasks);
+    let orders = Orders { store: ingress.tls().store().clone(), policy: desk, audit: audit.clone() };
+    let commands = commands((deny.clone(), held.clone()), orders, &mut tasks);
     let (local, carriers) = Local::open(given, &config.bus, config.in_process, config.unix_socket)?;
     tasks.back.extend(carriers);
     let upward = config.upstream.map(|upstream| Upward::open(upstream, local.bus())).transpose()?;
@@ -151,6 +151,7 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
         judge: judge.clone(),
         bus: authorized(&local, config.bus, upward.as_ref()),
         state: state.clone(),
+        held,
         leash: front.leash(),
         drain: leaving(&config.drain),
         metrics: counts.session.clone(),
@@ -203,12 +204,13 @@ struct Kept {
     state: State,
     audit: Audit,
     deny: deny::Handle,
+    held: held::Handle,
 }
 
 /// Opens what outlives a restart, and puts the deny-list in force on `denials`.
 fn keep_state(
     config: state::Config,
-    metrics: state::Metrics,
+    (metrics, held): (state::Metrics, held::Metrics),
     denials: watch::Sender<Arc<deny::Denials>>,
     tasks: &mut Tasks,
 ) -> Result<Kept, BindError> {
@@ -217,7 +219,9 @@ fn keep_state(
     tasks.back.push(flusher);
     let audit = Audit::open(&directory)?;
     let deny = deny::Handle::open(state.clone(), audit.clone(), denials)?;
-    Ok(Kept { state, audit, deny })
+    let held = held::Handle::open(state.clone(), audit.clone(), held)?;
+    tasks.endless.push(held.clone().run().boxed());
+    Ok(Kept { state, audit, deny, held })
 }
 
 /// What live connections hang on; what is judged by, and changes, is recorded.
@@ -237,11 +241,11 @@ fn leash(
 }
 
 /// What operators may ask for, and the task that does it.
-fn commands(deny: deny::Handle, orders: Orders, tasks: &mut Tasks) -> Commands {
+fn commands((deny, held): (deny::Handle, held::Handle), orders: Orders, tasks: &mut Tasks) -> Commands {
     let (reload, asked) = Orders::channel();
     let policy = orders.policy.clone();
     tasks.endless.push(orders.serve(asked).boxed());
-    Commands { deny, policy, reload }
+    Commands { deny, held, policy, reload }
 }
 
 /// The bus as sessions have it.
@@ -328,6 +332,9 @@ pub enum BindError {
     /// The deny-list.
     #[error(transparent)]
     Deny(#[from] deny::OpenError),
+    /// The held commands.
+    #[error(transparent)]
+    Held(#[from] held::OpenError),
     /// Too few descriptors for anything.
     #[error(
         "could not make room for connections: {limit} file descriptors are fewer than the {least} it takes; raise the limit (LimitNOFILE, ulimit -n)"

@@ -56,7 +56,7 @@ use self::{
     service::Service,
     status::Fault,
 };
-use crate::{bus::AuthorizedBus, policy::Judge, snapshot::Collectors, state::State};
+use crate::{bus::AuthorizedBus, held, policy::Judge, snapshot::Collectors, state::State};
 
 /// What the session stage needs of others.
 #[derive(Debug)]
@@ -67,6 +67,8 @@ pub struct Stages {
     pub bus: AuthorizedBus,
     /// Where the marks of streams are kept.
     pub state: State,
+    /// Commands for collectors that were not here.
+    pub held: held::Handle,
     /// What sessions hang on.
     pub leash: Leash,
     /// How sessions are sent away.
@@ -103,6 +105,7 @@ struct Hall {
     judge: Judge,
     bus: AuthorizedBus,
     state: State,
+    held: held::Handle,
     leash: Leash,
     drain: Drain,
     metrics: Metrics,
@@ -133,9 +136,10 @@ impl Sessions {
         let registry = Registry::new(caps, stages.metrics.clone());
         let run = registry.clone().run(stages.judge.watch(), stages.leash.clone(), config.snapshot_interval);
         let budget = Arc::new(Budget::new(config.all, config.least, config.most));
-        let Stages { judge, bus, state, leash, drain, metrics } = stages;
+        let Stages { judge, bus, state, held, leash, drain, metrics } = stages;
         let call_room = Arc::new(Semaphore::new(call::MOST_BYTES));
-        let hall = Hall { config, judge, bus, state, leash, drain, metrics, registry, budget, call_room };
+        let hall =
+            Hall { config, judge, bus, state, held, leash, drain, metrics, registry, budget, call_room };
         (Self(Arc::new(hall)), run.boxed())
     }
 

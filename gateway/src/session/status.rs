@@ -39,9 +39,6 @@ pub(crate) enum Fault {
     /// The connection ended.
     #[error("the connection was lost")]
     Lost,
-    /// Something reserved for later.
-    #[error("{what} is reserved and not served yet")]
-    NotServed { what: &'static str },
     /// Over the peer's rate.
     #[error("over the rate that the policy grants")]
     OverRate { wait: Duration },
@@ -104,7 +101,6 @@ impl Fault {
             Self::Full { .. } | Self::OverRate { .. } => "limit",
             Self::InUse { .. } => "in_use",
             Self::Lost => "lost",
-            Self::NotServed { .. } => "not_served",
             Self::Silent => "silent",
             Self::State => "state",
             Self::Superseded => "superseded",
@@ -127,7 +123,6 @@ impl Fault {
             Self::Cut(_) | Self::Denied(_) => Code::PermissionDenied,
             Self::Full { .. } | Self::OverRate { .. } => Code::ResourceExhausted,
             Self::Lost => Code::Cancelled,
-            Self::NotServed { .. } => Code::Unimplemented,
             Self::SkippedAhead { .. } => Code::OutOfRange,
             Self::Superseded => Code::Aborted,
             Self::Version { .. } => Code::FailedPrecondition,

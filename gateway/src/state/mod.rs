@@ -11,6 +11,7 @@
 
 pub mod audit;
 
+mod commands;
 mod flush;
 mod index;
 mod mark;
@@ -24,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use daemoneye_bridge::event::{Class, StreamId};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -194,6 +196,26 @@ impl State {
     /// [`StoreError`], if it cannot be written: nothing has changed.
     pub fn set_denial(&self, target: &str, row: Option<&str>) -> Result<(), StoreError> {
         self.0.flusher.store().set_denial(target, row)
+    }
+}
+
+impl State {
+    /// The held commands: number, what is known of each, payload. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], if the file cannot be read.
+    pub fn commands(&self) -> Result<Vec<(u64, String, Bytes)>, StoreError> {
+        self.0.flusher.store().commands()
+    }
+
+    /// Writes a held command, or removes it; it is on the disk when this returns. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], if it cannot be written: nothing has changed.
+    pub fn set_command(&self, number: u64, row: Option<(&str, &[u8])>) -> Result<(), StoreError> {
+        self.0.flusher.store().set_command(number, row)
     }
 }
 

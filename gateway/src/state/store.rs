@@ -1,4 +1,4 @@
-//! The state file: a redb database of three tables.
+//! The state file: a redb database of four tables.
 //!
 //! Kept true: a transaction is on the disk when [`Store::write`] returns; after an error of the disk the file is opened
 //! anew before the next write, because redb refuses to go on with it.
@@ -17,6 +17,7 @@ use daemoneye_bridge::event::StreamId;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, backends::FileBackend};
 
 use crate::state::{
+    commands::COMMANDS,
     index::Key,
     mark::{Mark, Rejection, Saved},
 };
@@ -155,7 +156,10 @@ impl Store {
         })
     }
 
-    fn change(&self, work: impl FnOnce(&Database) -> Result<(), redb::Error>) -> Result<(), StoreError> {
+    pub(super) fn change(
+        &self,
+        work: impl FnOnce(&Database) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
         self.reopen()?;
         let written = self.with(work);
         if written.is_err() {
@@ -177,7 +181,10 @@ impl Store {
     }
 
     #[expect(clippy::significant_drop_tightening, reason = "the file must stay open while it is used")]
-    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    pub(super) fn with<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or(StoreError::Unopened)?;
         work(database).map_err(|source| StoreError::Access { path: self.path.clone(), source: source.into() })
@@ -238,6 +245,7 @@ fn open(path: &Path) -> Result<Database, StateError> {
         write.open_table(MARKS)?;
         write.open_table(REJECTIONS)?;
         write.open_table(DENIALS)?;
+        write.open_table(COMMANDS)?;
         write.commit()?;
         Ok(database)
     }));

@@ -15,14 +15,15 @@ const GATEWAY: &[(&str, &[&str])] = &[
     ("listener", &[]),
     ("tls", &["listener", "snapshot"]),
     ("deny", &["identity", "state", "snapshot"]),
+    ("held", &["identity", "state", "snapshot"]),
     ("ingress", &["listener", "tls", "identity", "deny", "session"]),
     ("policy", &["identity", "snapshot"]),
     // The way up takes what is permitted beside the bus.
     ("upstream", &[]),
     ("bus", &["policy", "identity", "upstream"]),
     ("state", &["identity", "snapshot"]),
-    ("session", &["identity", "deny", "policy", "bus", "state", "snapshot", "ingress"]),
-    ("admin", &["snapshot", "telemetry", "deny", "policy"]),
+    ("session", &["identity", "deny", "held", "policy", "bus", "state", "snapshot", "ingress"]),
+    ("admin", &["identity", "snapshot", "telemetry", "deny", "held", "policy"]),
     (
         "config",
         &[
@@ -54,6 +55,7 @@ const GATEWAY: &[(&str, &[&str])] = &[
             "bus",
             "state",
             "deny",
+            "held",
             "snapshot",
             "telemetry",
             "admin",

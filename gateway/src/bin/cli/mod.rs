@@ -13,6 +13,7 @@ pub(crate) mod output;
 mod audit;
 mod certs;
 mod collectors;
+mod command;
 mod deny;
 mod health;
 mod live;
@@ -49,6 +50,9 @@ enum Command {
     Collectors,
     /// Shows every certificate that the gateway knows of, and what expires when.
     Certs(certs::Certs),
+    /// Holds messages for collectors that are not here.
+    #[command(name = "command")]
+    Hold(command::Commands),
     /// Says who may not be here, whatever his certificate says.
     Deny(deny::Deny),
     /// Keeps a small PKI for development in a folder; it is no substitute for a real CA.
@@ -83,6 +87,7 @@ impl Cli {
             Command::Audit(audit) => audit.run(format),
             Command::Certs(certs) => certs.run(&gateway, format),
             Command::Collectors => collectors::run(&gateway, format),
+            Command::Hold(commands) => commands.run(&gateway, format),
             Command::Deny(deny) => deny.run(&gateway, format),
             Command::Pki(pki) => pki.run(format),
             Command::Policy(policies) => policies.run(&gateway, format),

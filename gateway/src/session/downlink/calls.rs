@@ -43,6 +43,7 @@ pub(super) struct Outgoing {
 }
 
 /// Whose client is gone.
+#[derive(Clone, Copy)]
 pub(super) enum Gone {
     /// That of an outgoing call.
     Callee(u64),
@@ -79,7 +80,7 @@ impl Relay {
                 }
             }
             Ok(permit) => match letter.open(permit) {
-                Some(Opened::Call { back, method, params }) => self.ask(sender, back, method, params),
+                Some(Opened::Call { back, method, params }) => self.ask(&sender, back, method, params),
                 Some(Opened::Message(payload)) => self.deliver(String::new(), &sender, payload),
                 None => {}
             },
@@ -87,7 +88,7 @@ impl Relay {
     }
 
     /// Asks the collector what a client of the bus wants to know.
-    fn ask(&mut self, caller: Arc<str>, back: Option<Return>, method: Box<str>, params: bytes::Bytes) {
+    fn ask(&mut self, caller: &Arc<str>, back: Option<Return>, method: Box<str>, params: bytes::Bytes) {
         if method.len().saturating_add(params.len()) > LARGEST {
             return self.refuse(back, code::DENIED, "the call is larger than a message may be");
         }
@@ -95,8 +96,8 @@ impl Relay {
         let id = u64::from(self.number) << 32 | u64::from(self.number_next());
         let call = Incoming {
             back,
-            gone: self.hall.bus.departure(&caller),
-            caller: Arc::clone(&caller),
+            gone: self.hall.bus.departure(caller),
+            caller: Arc::clone(caller),
             _open: self.hall.metrics.downlink.open(DOWN),
         };
         if let Err(Refused::Duplicate(call) | Refused::TooMany(call)) =
@@ -254,11 +255,8 @@ impl Relay {
             Done::Called(number, Err(error)) => {
                 self.end_outgoing(number, error.code(), &error.to_string());
             }
-            Done::Sent(id, outcome) => {
-                let outcome = outcome.map_err(|error| (error.code(), error.to_string()));
-                let told = outcome.as_ref().map(|()| ()).map_err(|(code, message)| (*code, message.as_str()));
-                self.sent(id, told);
-            }
+            Done::Sent(id, Ok(())) => self.sent(id, Ok(())),
+            Done::Sent(id, Err(error)) => self.sent(id, Err((error.code(), &error.to_string()))),
         }
     }
 

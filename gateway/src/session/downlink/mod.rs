@@ -13,6 +13,7 @@
 
 mod answers;
 mod calls;
+mod commands;
 mod config;
 mod hears;
 mod metrics;
@@ -42,6 +43,9 @@ const MOST_ATTACHED: usize = 256;
 
 /// Most Attach frames that wait for their answer.
 const MOST_ATTACHING: usize = 8;
+
+/// Most numbers in a Received: as many as there may be commands.
+const MOST_RECEIVED: usize = crate::held::Handle::MOST;
 
 /// What the peer said to one collector's relay that waits for it; a relay takes all there is whenever it runs, and no more
 /// than that is read in between.
@@ -165,14 +169,19 @@ impl Downlink {
             }
             link_request::Frame::Cancel(v1::Cancel { id }) => self.say_all(|| Said::Cancel(id)),
             link_request::Frame::Reply(reply) => self.reply(reply),
-            link_request::Frame::Received(_) => return Err(Fault::NotServed { what: "received" }),
+            link_request::Frame::Received(received) => {
+                if received.commands.len() > MOST_RECEIVED {
+                    return Err(Fault::broken("received.commands", format!("more than {MOST_RECEIVED}")));
+                }
+                self.say_all(|| Said::Received(received.commands.clone()));
+            }
             _ => {}
         }
         Ok(())
     }
 
     /// Takes new rights.
-    pub(super) fn rejudge(&mut self, rights: &Arc<Rights>) {
+    pub(super) fn rejudge(&self, rights: &Arc<Rights>) {
         self.say_all(|| Said::Rights(Arc::clone(rights)));
     }
 
@@ -202,14 +211,15 @@ impl Downlink {
         for name in names {
             match rights.collector(&name) {
                 Err(denial) => refused.push(Rejection::from(&denial).of_name(&name)),
-                Ok(collector) => match open.relays.iter_mut().find(|relay| relay.name == name) {
-                    Some(relay) => relay.implied = false,
-                    None => {
-                        let wire = if name == self.peer.name() { String::new() } else { name.clone() };
-                        let begun = Begun { collector, wire, rights: Arc::clone(rights) };
-                        waits.push(open.begin(&self.hall, name, begun, false));
+                Ok(collector) => {
+                    if let Some(relay) = open.relays.iter_mut().find(|relay| relay.name == name) {
+                        relay.implied = false;
+                        continue;
                     }
-                },
+                    let wire = if name == self.peer.name() { String::new() } else { name.clone() };
+                    let begun = Begun { collector, wire, rights: Arc::clone(rights) };
+                    waits.push(open.begin(&self.hall, name, begun, false));
+                }
             }
         }
         open.attaching.push_back(Attaching { waits, refused });

@@ -33,6 +33,7 @@ use crate::{
         Hall,
         downlink::{
             calls::{Gone, Incoming, Outgoing, is_gone},
+            commands::Commands,
             metrics::{self, Counted},
         },
         intake::Rejection,
@@ -43,6 +44,7 @@ use crate::{
 pub(super) enum Said {
     Call(v1::Call),
     Cancel(u64),
+    Received(Vec<u64>),
     Reply(v1::Reply),
     Rights(Arc<Rights>),
     Send(v1::Send),
@@ -85,6 +87,7 @@ const MOST_JOBS: usize = 64;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// What became of a message that was handed to the bus.
+#[derive(Clone, Copy)]
 pub(super) enum Done {
     Answered,
     Called(u64, Result<(), Undelivered>),
@@ -111,6 +114,7 @@ pub(super) struct Relay {
     pub(super) outgoing: Calls<Outgoing>,
     /// Number of the next call of either kind.
     pub(super) next: u32,
+    pub(super) commands: Commands,
     words: VecDeque<Frame>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Patterns as the peer asked for them last.
@@ -145,6 +149,7 @@ pub(super) async fn run(
     let calls = config.max_calls;
     let relay = Relay {
         _attached: hall.metrics.downlink.attach(),
+        commands: Commands::new(hall.held.clone(), collector.id()),
         id: collector.id(),
         number,
         wire,
@@ -220,11 +225,14 @@ impl Relay {
                     (Err(_), _) => return Ending::Detached,
                     (Ok(_), None) => {}
                 },
+                entry = self.commands.next(), if self.words.len() < WORDS => self.command(&entry),
                 // Last: what waits there has its own rule for too much.
                 alive = hear(&mut self.listening, MOST), if self.words.len() < WORDS => {
                     let (arrived, alive) = alive;
                     self.tell_dropped();
-                    arrived.into_iter().for_each(|arrived| self.arrive(arrived));
+                    for arrived in arrived {
+                        self.arrive(arrived);
+                    }
                     if !alive {
                         return Ending::Taken;
                     }
@@ -237,6 +245,7 @@ impl Relay {
         match said {
             Said::Call(call) => self.call(call),
             Said::Cancel(id) => self.give_up(id),
+            Said::Received(numbers) => self.received(&numbers),
             Said::Reply(reply) => self.replied(reply),
             Said::Rights(rights) => {
                 rights.collector(self.collector.name())?;
@@ -315,7 +324,7 @@ impl Relay {
         self.cut_calls();
         let mut left = Vec::new();
         // Calls that nobody has looked at get their answer too.
-        while let Some(true) = self.listening.next(MOST, |arrived| left.push(arrived)).now_or_never() {}
+        while self.listening.next(MOST, |arrived| left.push(arrived)).now_or_never() == Some(true) {}
         for arrived in left {
             if let Arrived::Letter(letter) = arrived {
                 self.cut_off(letter);
@@ -349,9 +358,9 @@ async fn hear(listening: &mut Listening, most: usize) -> (Vec<Arrived>, bool) {
 /// Cancel safe.
 async fn gone(incoming: &mut Calls<Incoming>, outgoing: &mut Calls<Outgoing>) -> Gone {
     poll_fn(|cx| {
-        let caller = incoming.iter_mut().find_map(|(id, call)| is_gone(&mut call.gone, cx).then_some(id));
-        let callee = outgoing.iter_mut().find_map(|(id, call)| is_gone(&mut call.gone, cx).then_some(id));
-        match (caller, callee) {
+        let from = incoming.iter_mut().find_map(|(id, call)| is_gone(&mut call.gone, cx).then_some(id));
+        let to = outgoing.iter_mut().find_map(|(id, call)| is_gone(&mut call.gone, cx).then_some(id));
+        match (from, to) {
             (Some(id), _) => Poll::Ready(Gone::Caller(id)),
             (None, Some(id)) => Poll::Ready(Gone::Callee(id)),
             (None, None) => Poll::Pending,

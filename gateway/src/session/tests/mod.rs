@@ -105,6 +105,12 @@ impl Stage {
         let stages = Stages {
             judge: judge.clone(),
             bus: AuthorizedBus::new(bus, routes),
+            held: held::Handle::open(
+                state.clone(),
+                state::audit::Audit::open(folder.path()).unwrap(),
+                held::Metrics::default(),
+            )
+            .unwrap(),
             state,
             leash: leash.clone(),
             drain,

@@ -16,6 +16,10 @@ use crate::{snapshot::Timestamp, state::audit::Flaw};
 pub enum Action {
     /// An entry that a crash had cut short was removed.
     AuditRecovered,
+    /// A command is no longer held for its collector: received, cancelled, or over.
+    CommandEnded,
+    /// A command is held for a collector.
+    CommandHeld,
     /// Somebody was put on the deny-list.
     DenyAdded,
     /// What was recorded before it could not be done.
@@ -36,6 +40,8 @@ impl Action {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AuditRecovered => "audit_recovered",
+            Self::CommandEnded => "command_ended",
+            Self::CommandHeld => "command_held",
             Self::DenyAdded => "deny_added",
             Self::DenyFailed => "deny_failed",
             Self::DenyRemoved => "deny_removed",
