@@ -40,4 +40,7 @@ pub mod client;
 pub mod log;
 
 #[cfg(feature = "leaf")]
+pub mod probe;
+
+#[cfg(feature = "leaf")]
 pub mod leaf;

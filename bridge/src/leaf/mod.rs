@@ -114,6 +114,7 @@ impl Leaf {
             intake: Arc::new(Counts::default()),
             spool: spool.stats(),
             uplink: uplink.status(),
+            certificates: uplink.certificates().clone(),
         };
         let naming = config.forward.naming;
         Ok(Self {

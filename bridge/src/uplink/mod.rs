@@ -133,6 +133,7 @@ fn note(status: &watch::Sender<Status>, failure: &Failure) -> bool {
     let mut news = true;
     status.send_modify(|status| {
         news = status.link.is_up() || status.last_error.as_ref().is_none_or(|trouble| trouble.what != what);
+        status.failures += 1;
         status.last_error = Some(Trouble { what, at: SystemTime::now(), lasting });
     });
     news

@@ -21,6 +21,8 @@ pub struct Status {
     pub in_flight: u64,
     /// Sessions that were welcomed.
     pub sessions: u64,
+    /// Attempts and sessions that failed.
+    pub failures: u64,
     /// The last ping's way there and back.
     pub round_trip: Option<Duration>,
     /// What last went wrong.
@@ -37,6 +39,7 @@ impl Default for Status {
             gaps: 0,
             in_flight: 0,
             sessions: 0,
+            failures: 0,
             round_trip: None,
             last_error: None,
         }
@@ -79,6 +82,17 @@ impl Link {
     #[must_use]
     pub const fn is_up(&self) -> bool {
         matches!(self, Self::Up { .. })
+    }
+
+    /// The word used in logs, labels and answers.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connecting { .. } => "connecting",
+            Self::Ended => "ended",
+            Self::Up { .. } => "up",
+            Self::Waiting { .. } => "waiting",
+        }
     }
 
     /// Since when it is so; for `Ended`, nobody asks.

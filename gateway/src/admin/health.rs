@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemoneye_bridge::lifecycle::Phase;
+use daemoneye_bridge::{lifecycle::Phase, probe::Check};
 
 use crate::{
     snapshot::{BusView, Component, Health, Snapshots, Timestamp, Trouble, UpstreamView, Word},
@@ -23,15 +23,6 @@ const STALE: Duration = Duration::from_secs(10);
 
 /// A certificate is told of when less than a fifth of its life is left, but not sooner than this.
 const FORECAST: Duration = Duration::from_hours(14 * 24);
-
-/// One condition of readiness.
-#[derive(Debug)]
-pub(super) struct Check {
-    /// Its name, as in `?exclude=`.
-    pub(super) name: &'static str,
-    /// Why it fails; `None` if it does not.
-    pub(super) failure: Option<String>,
-}
 
 /// What must hold for new collectors to be sent here.
 pub(super) fn readiness(snapshots: &Snapshots) -> Vec<Check> {

@@ -80,9 +80,22 @@ const BRIDGE: &[(&str, &[&str])] = &[
     ("uplink", &["event", "lifecycle", "settings", "spool", "topic", "trust"]),
     ("client", &["event", "lifecycle", "settings", "spool", "topic", "trust", "uplink"]),
     ("log", &[]),
+    ("probe", &[]),
     (
         "leaf",
-        &["bus", "client", "event", "lifecycle", "log", "settings", "spool", "topic", "trust", "uplink"],
+        &[
+            "bus",
+            "client",
+            "event",
+            "lifecycle",
+            "log",
+            "probe",
+            "settings",
+            "spool",
+            "topic",
+            "trust",
+            "uplink",
+        ],
     ),
 ];
 

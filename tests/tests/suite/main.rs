@@ -13,6 +13,7 @@ mod drain;
 mod interop;
 mod kill;
 mod layering;
+mod leaf;
 mod limbo;
 mod limits;
 mod outage;

@@ -73,7 +73,7 @@ impl Gateway {
     pub(crate) fn get(&self, resource: &str) -> anyhow::Result<Value> {
         let head = format!("GET /api/v1/{resource} HTTP/1.1\r\n");
         let (place, answer) = self.ask(&head, "")?;
-        read(&place, &answer)
+        read(&place, &answer, ADMIN)
     }
 
     /// Asks for a change below `/api/v1`.
@@ -95,7 +95,7 @@ impl Gateway {
         let (place, answer) = self
             .ask(&head, &body)
             .context("could not reach the gateway for a change; are you root or its user? name its admin.socket_path with --socket")?;
-        read(&place, &answer)
+        read(&place, &answer, ADMIN)
     }
 
     /// Asks at one place after the other until one takes the request, and waits for the whole answer.
@@ -185,6 +185,26 @@ impl Gateway {
     }
 }
 
+/// Asks a leaf's page for JSON.
+///
+/// # Errors
+///
+/// Nobody answers in time, or the answer is no success or no JSON.
+pub(crate) fn ask_leaf(address: SocketAddr, path: &str) -> anyhow::Result<Value> {
+    let place = Place::Listener(address);
+    let request = place.request(&format!("GET {path} HTTP/1.1\r\n"), None, "");
+    let (asked, answered) = mpsc::sync_channel(1);
+    thread::spawn(move || asked.send(place.exchange(&request)));
+    let answer = match answered.recv_timeout(PATIENCE) {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(Silence::Unreached(error) | Silence::Broken(error))) => {
+            return Err(error).with_context(|| format!("no answer from {LEAF} at {address}"));
+        }
+        Err(_late) => bail!("no whole answer from {LEAF} at {address} within {PATIENCE:?}"),
+    };
+    read(&address.to_string(), &answer, LEAF)
+}
+
 impl Place {
     fn request(&self, head: &str, token: Option<&str>, body: &str) -> String {
         let host = match self {
@@ -236,11 +256,11 @@ fn token(path: &Path) -> anyhow::Result<String> {
 }
 
 /// Takes an answer apart; what is no success becomes an error in the gateway's own words.
-fn read(place: &str, answer: &[u8]) -> anyhow::Result<Value> {
+fn read(place: &str, answer: &[u8], what: &str) -> anyhow::Result<Value> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
-    let (head, body) = end.and_then(|end| answer.split_at_checked(end + 4)).with_context(|| {
-        format!("{place} answered with something that is not HTTP; is that a gateway's admin listener?")
-    })?;
+    let (head, body) = end
+        .and_then(|end| answer.split_at_checked(end + 4))
+        .with_context(|| format!("{place} answered with something that is not HTTP; is that {what}?"))?;
     let head = String::from_utf8_lossy(head);
     let status = head.split(' ').nth(1).unwrap_or_default();
     let value: Option<Value> = serde_json::from_slice(body).ok();
@@ -255,7 +275,7 @@ fn read(place: &str, answer: &[u8]) -> anyhow::Result<Value> {
         }
         bail!("{}", printable(&why));
     }
-    value.with_context(|| format!("the answer of {place} is not JSON; is that a gateway's admin listener?"))
+    value.with_context(|| format!("the answer of {place} is not JSON; is that {what}?"))
 }
 
 /// Where the admin listener is unless it was configured elsewhere.
@@ -269,6 +289,13 @@ const CONFIGS: [&str; 2] = ["/etc/daemoneye/gateway.toml", "gateway.toml"];
 /// Where the admin socket is unless it was configured elsewhere.
 const SOCKET: &str = "/var/run/daemoneye/admin.sock";
 
+/// What is asked, as errors name it.
+const ADMIN: &str = "a gateway's admin listener";
+const LEAF: &str = "a leaf's health page";
+
+/// How long a leaf may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Most bytes of an answer: some hundred thousand sessions.
 const MAX_ANSWER: u64 = 256 * 1024 * 1024;
 
@@ -279,11 +306,13 @@ mod tests {
     #[test]
     fn a_problem_is_told_in_the_gateways_words_and_escaped() {
         let answer = b"HTTP/1.1 403 Forbidden\r\n\r\n{\"title\":\"Forbidden\",\"detail\":\"no\\u001b[2J\"}";
-        let error = read("here", answer).unwrap_err().to_string();
+        let error = read("here", answer, ADMIN).unwrap_err().to_string();
         assert_eq!(error, "here answered 403: Forbidden: no\\u{1b}[2J");
-        assert!(read("here", b"hello").unwrap_err().to_string().contains("not HTTP"));
-        assert!(read("here", b"HTTP/1.1 200 OK\r\n\r\n<p>").unwrap_err().to_string().contains("not JSON"));
-        assert_eq!(read("here", b"HTTP/1.1 201 Created\r\n\r\n{}").unwrap(), serde_json::json!({}));
+        assert!(read("here", b"hello", ADMIN).unwrap_err().to_string().contains("not HTTP"));
+        assert!(
+            read("here", b"HTTP/1.1 200 OK\r\n\r\n<p>", ADMIN).unwrap_err().to_string().contains("not JSON")
+        );
+        assert_eq!(read("here", b"HTTP/1.1 201 Created\r\n\r\n{}", ADMIN).unwrap(), serde_json::json!({}));
     }
 
     fn gateway(address: Option<SocketAddr>, socket: Option<PathBuf>) -> Gateway {

@@ -16,6 +16,7 @@ mod collectors;
 mod command;
 mod deny;
 mod health;
+mod leaf;
 mod live;
 mod pki;
 mod policy;
@@ -55,6 +56,8 @@ enum Command {
     Hold(command::Commands),
     /// Says who may not be here, whatever his certificate says.
     Deny(deny::Deny),
+    /// Looks at a leaf, the bridge beside remote collectors.
+    Leaf(leaf::Leaf),
     /// Keeps a small PKI for development in a folder; it is no substitute for a real CA.
     ///
     /// Its keys lie unencrypted beside what they sign, nobody approves what is issued, and nothing is logged. For production
@@ -89,6 +92,7 @@ impl Cli {
             Command::Collectors => collectors::run(&gateway, format),
             Command::Hold(commands) => commands.run(&gateway, format),
             Command::Deny(deny) => deny.run(&gateway, format),
+            Command::Leaf(leaf) => leaf.run(format),
             Command::Pki(pki) => pki.run(format),
             Command::Policy(policies) => policies.run(&gateway, format),
             Command::Refusals => refusals::run(&gateway, format),
