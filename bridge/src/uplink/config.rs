@@ -10,7 +10,7 @@ use crate::{
         Files, Floor, ServerNames,
         revocation::{self, IssuerRule, Need, Rule, Source, Stale},
     },
-    uplink::{Alternative, Gateway},
+    uplink::{Alternative, Gateway, Spread},
 };
 
 /// Settings of the uplink; every value is usable as it stands.
@@ -21,6 +21,12 @@ pub struct Config {
     pub gateways: Vec<Gateway>,
     /// Where a draining gateway may send us besides.
     pub alternatives: Vec<Alternative>,
+    /// How one of them is chosen.
+    pub spread: Spread,
+    /// How long a connection serves before the next is made beside it; zero: for as long as it lasts.
+    pub connection_age: Duration,
+    /// The same for a connection that is not to the first gateway, with [`Spread::Priority`].
+    pub return_after: Duration,
     /// Names that a gateway's certificate may have; none: the dialled name.
     pub server_names: ServerNames,
     /// Own certificate and the authorities of gateways.
@@ -53,10 +59,19 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct File {
-    /// `host:port` each, at least one. Tried in random order, so that leaves spread over them.
+    /// `host:port` each, at least one.
     gateways: Vec<Gateway>,
     /// `host:port` or `*.domain:port`. A gateway that drains may name others to go to: only those that match are dialled.
     alternatives: Vec<Alternative>,
+    /// `random`: any, so that leaves spread over them. `priority`: the first that can be had.
+    spread: Spread,
+    /// After about this long the next connection is made beside the old one: names are resolved again, and with `random` a
+    /// gateway is chosen anew. 0: a connection serves for as long as it lasts.
+    #[serde(with = "humantime_serde")]
+    connection_age: Duration,
+    /// With `priority`: how often a leaf that had to take a later gateway looks whether an earlier one can be had. 0: never.
+    #[serde(with = "humantime_serde")]
+    return_after: Duration,
     /// DNS names, `*.domain`, addresses or SPIFFE IDs. Empty: the certificate must be for the dialled name.
     server_names: ServerNames,
     /// Own certificate and whom to trust.
@@ -126,6 +141,9 @@ impl Default for File {
         Self {
             gateways: vec!["127.0.0.1:8443".parse().expect("a built-in address is well-formed")],
             alternatives: Vec::new(),
+            spread: Spread::Random,
+            connection_age: Duration::from_hours(1),
+            return_after: Duration::from_mins(5),
             server_names: ServerNames::default(),
             tls_config: TlsFile::default(),
             connect_timeout: Duration::from_secs(10),
@@ -176,6 +194,9 @@ impl Config {
         Self {
             gateways: file.gateways,
             alternatives: file.alternatives,
+            spread: file.spread,
+            connection_age: file.connection_age,
+            return_after: file.return_after,
             server_names: file.server_names,
             revocation: tls.revocation(),
             files: Files { cert_file: tls.cert_file, key_file: tls.key_file, ca_file: tls.ca_file },

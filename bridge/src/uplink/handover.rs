@@ -33,9 +33,10 @@ use crate::{
     },
 };
 
-/// A connection, and with what it was made.
+/// A connection, to whom, and with what it was made.
 #[derive(Debug)]
 pub(super) struct Line {
+    gateway: Gateway,
     pub(super) dialled: Dialled,
     material: Arc<Material>,
 }
@@ -57,13 +58,26 @@ enum Former {
 
 impl Keeper {
     /// Carries events over one connection after the other, as long as each follows the one before without a gap.
+    ///
+    /// `gateway` is the one to which the last of them was.
+    pub(super) async fn attempt(&mut self, gateway: &mut Gateway) -> Result<Attempt, Failure> {
+        let mut began = self.beginning();
+        let outcome = self.follow(gateway, &mut began).await;
+        self.judge(gateway, began, outcome.is_err());
+        outcome
+    }
+
     #[expect(clippy::significant_drop_tightening, reason = "a connection is held for as long as it serves")]
-    pub(super) async fn attempt(&mut self, gateway: &Gateway) -> Result<Attempt, Failure> {
+    async fn follow(
+        &mut self,
+        gateway: &mut Gateway,
+        began: &mut (Instant, u64),
+    ) -> Result<Attempt, Failure> {
         let mut line = Box::pin(self.connect(gateway)).await?;
         // The connection before, until this one is welcomed.
         let mut before: Option<Line> = None;
         loop {
-            let greeted = self.greet(gateway, &mut line).await;
+            let greeted = self.greet(&mut line).await;
             let session = match (greeted, before.take()) {
                 (Ok(session), old) => {
                     if let Some(old) = old {
@@ -72,7 +86,8 @@ impl Keeper {
                     session
                 }
                 (Err(failure), Some(mut old)) => {
-                    tracing::warn!(%gateway, error = %Chain(&failure), "new connection not welcomed, the old one is kept");
+                    tracing::warn!(gateway = %line.gateway, error = %Chain(&failure), "new connection not welcomed, the old one is kept");
+                    self.choice.failed(&line.gateway, Instant::now());
                     // Not tried again before something changes.
                     old.material = Arc::clone(&line.material);
                     std::mem::replace(&mut line, old).dialled.wind_up().await;
@@ -83,15 +98,17 @@ impl Keeper {
                     return Err(failure);
                 }
             };
+            gateway.clone_from(&line.gateway);
             let Some(mut session) = session else {
                 line.dialled.wind_up().await;
                 return Ok(Attempt::Renewed);
             };
-            let carried = Box::pin(self.carry(gateway, &mut line, &mut session)).await;
+            let carried = Box::pin(self.carry(&mut line, &mut session)).await;
             self.note_sent(session.sent());
             drop(session);
             match carried {
                 Carried::Moving(next, former) => {
+                    self.judge(gateway, std::mem::replace(began, self.beginning()), false);
                     let old = std::mem::replace(&mut line, next);
                     match former {
                         Former::InService => before = Some(old),
@@ -108,8 +125,8 @@ impl Keeper {
 
     /// Says hello on a connection. What is trusted may have changed since its handshake, for the session before took its
     /// time to settle: so its gateway is judged again before it is told anything, and once it has said welcome.
-    async fn greet(&self, gateway: &Gateway, line: &mut Line) -> Result<Option<Session>, Failure> {
-        let Dialled { client, nursery, chain, .. } = &mut line.dialled;
+    async fn greet(&self, line: &mut Line) -> Result<Option<Session>, Failure> {
+        let Line { gateway, dialled: Dialled { client, nursery, chain, .. }, .. } = line;
         self.trusts(gateway, chain)?;
         let session = nursery.beside(self.meet(gateway, client)).await?;
         self.trusts(gateway, chain)?;
@@ -127,13 +144,14 @@ impl Keeper {
         let names = &self.config.server_names;
         let tls = Arc::new(material.client_config(&[ALPN], self.config.floor, names));
         let dialler = Dialler { tls, patience: self.config.connect_timeout };
-        Ok(Line { dialled: dialler.dial(gateway).await?, material })
+        Ok(Line { gateway: gateway.clone(), dialled: dialler.dial(gateway).await?, material })
     }
 
     /// Carries events until the session ends, or until it is settled because the next connection stands.
-    async fn carry(&self, gateway: &Gateway, line: &mut Line, session: &mut Session) -> Carried {
+    async fn carry(&self, line: &mut Line, session: &mut Session) -> Carried {
         let (departure, retired) = (session.departure.clone(), session.retired.clone());
-        let Line { dialled: Dialled { nursery, chain, .. }, material } = line;
+        let Line { gateway, dialled: Dialled { nursery, chain, .. }, material } = line;
+        let gateway = &*gateway;
         // One future from beginning to end: a session that is dropped in the middle of settling has lost its place.
         let mut carrying = pin!(nursery.beside(session.carry()));
         // Who is no longer trusted hears no last word, nor settles what is in flight.
@@ -159,7 +177,7 @@ impl Keeper {
         };
         match (ended, next) {
             (Ok(End::Moved), Some(next)) => {
-                tracing::info!(%gateway, "moved to a new connection");
+                tracing::info!(gateway = %next.gateway, "moved to a new connection");
                 let former = if retired.is_cancelled() { Former::Useless } else { Former::InService };
                 Carried::Moving(next, former)
             }
@@ -180,6 +198,7 @@ impl Keeper {
         let mut material = self.store.watch();
         // A gateway that sends everybody on at once must not keep leaves dialling without a pause.
         let soonest = Instant::now() + SHORTEST;
+        let mut old_at = self.old_at(gateway);
         loop {
             let is_renewed = !material.borrow_and_update().material().has_same_key(used);
             if is_renewed || retired.is_cancelled() {
@@ -193,13 +212,37 @@ impl Keeper {
                         }
                     }
                 }
+            } else if old_at.is_some_and(|old| old <= Instant::now()) {
+                if let Some(line) = Box::pin(self.connect_anew(gateway)).await {
+                    return Some(line);
+                }
+                old_at = self.old_at(gateway);
             }
             tokio::select! {
                 () = retired.cancelled(), if !retired.is_cancelled() => {}
                 Ok(()) = material.changed() => {}
                 () = time::sleep(self.config.refused_retry), if is_renewed => {}
+                () = until(old_at), if !is_renewed && old_at.is_some() => {}
             }
         }
+    }
+
+    /// When a connection to `gateway` that begins now has become old.
+    fn old_at(&self, gateway: &Gateway) -> Option<Instant> {
+        Some(Instant::now() + self.choice.stay(gateway, fastrand::f64())?)
+    }
+
+    /// Makes the connection that follows one that has become old: to the best gateway that can be had.
+    async fn connect_anew(&self, present: &Gateway) -> Option<Line> {
+        for gateway in self.choice.anew(present, Instant::now()) {
+            match self.connect(&gateway).await {
+                Ok(line) => return Some(line),
+                Err(failure) => {
+                    tracing::debug!(%gateway, error = %Chain(&failure), "old connection kept, another gateway is not there");
+                }
+            }
+        }
+        None
     }
 
     /// Waits until the gateway of a session would not be trusted any more.
@@ -223,6 +266,14 @@ impl Keeper {
                 () = time::sleep(left.clamp(Duration::from_millis(50), LOOK)) => {}
             }
         }
+    }
+}
+
+/// Ends at that time, if there is one.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     uplink::{
         Config, Failure, Gateway, Link, Status,
         backoff::{Backoff, Severity},
+        choice::Choice,
         hello::{self, Place, Resume, Welcomed},
         lane::{Lane, is_delivered, rejections},
         note,
@@ -41,10 +42,7 @@ pub(super) struct Keeper {
     backoff: Backoff,
     /// The highest number that this process has sent of each stream, so that it is known what a gateway can have seen.
     sent: [(StreamId, Seq); 2],
-    /// Where a draining gateway sent us, of what the configuration allows.
-    preferred: Vec<Gateway>,
-    /// The gateway that is going away: tried last.
-    leaving: Option<Gateway>,
+    pub(super) choice: Choice,
 }
 
 type Client = FederationClient<Channel>;
@@ -74,17 +72,8 @@ impl Keeper {
     ) -> Self {
         let backoff = Backoff::new(config.first_retry, config.longest_retry, config.refused_retry);
         let nothing = [(StreamId::random(), 0), (StreamId::random(), 0)];
-        Self {
-            config,
-            spool,
-            store,
-            status: Arc::new(status),
-            finish,
-            backoff,
-            sent: nothing,
-            preferred: Vec::new(),
-            leaving: None,
-        }
+        let choice = Choice::new(&config);
+        Self { config, spool, store, status: Arc::new(status), finish, backoff, sent: nothing, choice }
     }
 
     /// Carries events until told to finish, and then until all are delivered or patience ends.
@@ -137,19 +126,12 @@ impl Keeper {
     async fn round(&mut self) -> Next {
         let mut asked = None;
         let mut severity = Severity::Lasting;
-        for gateway in self.candidates() {
-            let began = Instant::now();
-            let before = self.status.borrow().acked;
-            let outcome = self.attempt(&gateway).await;
-            let served = self.status.borrow().acked > before || began.elapsed() > SERVED;
-            if served {
-                self.backoff.reset();
-            }
+        for mut gateway in self.choice.round(Instant::now()) {
+            let outcome = self.attempt(&mut gateway).await;
             match outcome {
                 Ok(Attempt::Ended(End::Finished)) => return Next::Stop,
                 Ok(Attempt::Ended(End::Drained { after, alternatives })) => {
-                    self.preferred = self.allowed(&alternatives);
-                    self.leaving = Some(gateway);
+                    self.choice.drained(gateway, &alternatives);
                     return Next::Again(after.clamp(SHORTEST_DRAIN, LONGEST_DRAIN));
                 }
                 Ok(Attempt::Ended(End::Moved)) => return Next::Again(Duration::ZERO),
@@ -184,25 +166,26 @@ impl Keeper {
         });
     }
 
-    /// The gateways in the order in which they are tried: where we were sent, then the others at random, so that leaves
-    /// spread over them; one that is going away comes last.
-    fn candidates(&mut self) -> Vec<Gateway> {
-        let mut found = std::mem::take(&mut self.preferred);
-        let leaving = self.leaving.take();
-        let mut own = self.config.gateways.clone();
-        fastrand::shuffle(&mut own);
-        own.sort_by_key(|gateway| Some(gateway) == leaving.as_ref());
-        for gateway in own {
-            if !found.contains(&gateway) {
-                found.push(gateway);
-            }
+    /// Notes how a connection to `gateway` that began at `began` did, when `acked` events were acknowledged.
+    pub(super) fn judge(&mut self, gateway: &Gateway, (began, acked): (Instant, u64), failed: bool) {
+        let now = Instant::now();
+        if self.status.borrow().acked > acked || now.saturating_duration_since(began) > SERVED {
+            self.backoff.reset();
+            self.choice.served(gateway);
+        } else if failed {
+            self.choice.failed(gateway, now);
         }
-        found
+        let left_out = self.choice.left_out(now);
+        self.status.send_if_modified(|status| {
+            let changed = status.left_out != left_out;
+            status.left_out = left_out;
+            changed
+        });
     }
 
-    fn allowed(&self, alternatives: &[String]) -> Vec<Gateway> {
-        let named = alternatives.iter().filter_map(|text| text.parse::<Gateway>().ok());
-        named.filter(|gateway| self.config.alternatives.iter().any(|rule| rule.admits(gateway))).collect()
+    /// What [`Self::judge`] compares with.
+    pub(super) fn beginning(&self) -> (Instant, u64) {
+        (Instant::now(), self.status.borrow().acked)
     }
 
     /// Says hello; the session if welcomed, none if a stream had to be given a new name.

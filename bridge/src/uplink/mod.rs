@@ -26,6 +26,8 @@ use crate::{
 
 mod address;
 mod backoff;
+mod breaker;
+mod choice;
 mod config;
 mod dial;
 mod failure;
@@ -42,6 +44,7 @@ mod status;
 mod window;
 
 pub use address::{AddressError, Alternative, Gateway};
+pub use choice::Spread;
 pub use config::{Config, ConfigError};
 pub use failure::Failure;
 pub use status::{Link, Status, Trouble};

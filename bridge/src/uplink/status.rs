@@ -23,6 +23,8 @@ pub struct Status {
     pub sessions: u64,
     /// Attempts and sessions that failed.
     pub failures: u64,
+    /// Gateways that are left out for a while, because they failed again and again.
+    pub left_out: Vec<String>,
     /// The last ping's way there and back.
     pub round_trip: Option<Duration>,
     /// What last went wrong.
@@ -40,6 +42,7 @@ impl Default for Status {
             in_flight: 0,
             sessions: 0,
             failures: 0,
+            left_out: Vec::new(),
             round_trip: None,
             last_error: None,
         }

@@ -149,6 +149,8 @@ pub struct Uplink {
     pub sessions: u64,
     /// Attempts and sessions that failed.
     pub failures: u64,
+    /// Gateways that are left out for a while, because they failed again and again.
+    pub left_out: Vec<String>,
     /// What last went wrong, and when.
     pub last_error: Option<(String, String)>,
 }
@@ -253,6 +255,7 @@ impl Uplink {
             gaps: status.gaps,
             sessions: status.sessions,
             failures: status.failures,
+            left_out: status.left_out.clone(),
             last_error: status.last_error.as_ref().map(|trouble| (trouble.what.clone(), moment(trouble.at))),
         }
     }

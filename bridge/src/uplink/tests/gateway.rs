@@ -51,21 +51,35 @@ pub(super) struct Scripted {
     pub(super) connections: watch::Receiver<usize>,
     sessions: mpsc::Receiver<Conversation>,
     /// Who issued everybody.
-    root: (CertificateParams, KeyPair),
+    root: Arc<(CertificateParams, KeyPair)>,
+    acceptors: [TlsAcceptor; 2],
     _life: Lifecycle,
 }
 
+/// What gateways show, and who issued it.
+type Issued = ([TlsAcceptor; 2], Arc<(CertificateParams, KeyPair)>);
+
 impl Scripted {
     pub(super) async fn open() -> Self {
-        let life = Lifecycle::new();
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("lists")).unwrap();
         let (acceptors, root) = issue(&folder);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serving(listener, (acceptors, Arc::new(root)), folder)
+    }
+
+    /// Another gateway that the same leaf trusts.
+    pub(super) fn another(&self, listener: TcpListener) -> Self {
+        let issued = (self.acceptors.clone(), Arc::clone(&self.root));
+        Self::serving(listener, issued, tempfile::tempdir().unwrap())
+    }
+
+    fn serving(listener: TcpListener, (acceptors, root): Issued, folder: TempDir) -> Self {
+        let life = Lifecycle::new();
         let address = listener.local_addr().unwrap().to_string().parse().unwrap();
         let (begun, sessions) = mpsc::channel(8);
-        let connections = serve(&life.leash(), listener, acceptors, begun);
-        Self { address, leash: life.leash(), folder, connections, sessions, root, _life: life }
+        let connections = serve(&life.leash(), listener, acceptors.clone(), begun);
+        Self { address, leash: life.leash(), folder, connections, sessions, root, acceptors, _life: life }
     }
 
     pub(super) fn config(&self) -> Config {
@@ -97,7 +111,7 @@ impl Scripted {
             revoked_certs: serials.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let (params, key) = &self.root;
+        let (params, key) = &*self.root;
         let text = list.signed_by(&Issuer::from_params(params, key)).unwrap().pem().unwrap();
         let beside = self.folder.path().join("beside");
         fs::write(&beside, text).unwrap();

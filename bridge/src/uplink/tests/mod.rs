@@ -4,6 +4,7 @@
 
 mod gateway;
 mod revocation;
+mod several;
 
 use std::time::Duration;
 

@@ -116,6 +116,7 @@ fn figures(status: &Value) -> String {
     let (uplink, door, intake) = (part("uplink"), part("door"), part("intake"));
     let rtt = uplink.get("round_trip_micros").and_then(Value::as_u64);
     let rtt = rtt.map_or_else(|| "not measured yet".to_owned(), |micros| format!("{micros} us"));
+    let left_out: Vec<&str> = list(uplink, "left_out").filter_map(Value::as_str).collect();
     let n = number;
     let line = |name: &str, text: String| vec![name.to_owned(), text];
     table(
@@ -139,6 +140,10 @@ fn figures(status: &Value) -> String {
                     n(uplink, "sessions"),
                     n(uplink, "failures")
                 ),
+            ),
+            line(
+                "gateways left out",
+                if left_out.is_empty() { "none".to_owned() } else { left_out.join(", ") },
             ),
             line(
                 "local clients",
