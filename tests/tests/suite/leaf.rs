@@ -42,7 +42,7 @@ async fn a_leaf_shows_its_spool_its_lag_and_its_way_up() {
     let text = printed(&output);
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.starts_with("degraded") && text.contains("no gateway"), "{text}");
-    assert!(text.contains("1 now, 0 refused"), "{text}");
+    assert!(text.contains("1 now"), "{text}");
 
     world.start().await;
     let engine = Engine::attach(&world.socket());

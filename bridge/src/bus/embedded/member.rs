@@ -123,6 +123,11 @@ impl Member {
         Self { timing: Some(Arc::clone(timing)), ..self }
     }
 
+    /// Whether it is a client of the door.
+    pub(crate) const fn is_local(&self) -> bool {
+        matches!(self.kind, Kind::Door)
+    }
+
     /// Whether it is a consumer in this process.
     pub(crate) const fn is_in_process(&self) -> bool {
         matches!(self.kind, Kind::InProcess)

@@ -54,6 +54,7 @@ mod holds;
 mod lane;
 mod ledger;
 mod listen;
+mod locals;
 pub(crate) mod member;
 mod publisher;
 pub(crate) mod put;
@@ -61,6 +62,8 @@ mod registrar;
 mod resolve;
 mod subscription;
 pub(crate) mod table;
+
+pub use crate::bus::embedded::locals::LocalClient;
 
 pub(crate) use crate::bus::embedded::core::Core;
 

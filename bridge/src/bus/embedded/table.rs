@@ -14,7 +14,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    bus::embedded::{Core, filter::Index, member::Member},
+    bus::embedded::{Core, LocalClient, filter::Index, member::Member},
     topic::Pattern,
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct Table {
     generation: AtomicU64,
     /// Wakes whoever keeps something back: the table changed, or a full consumer has room again.
     stirred: watch::Sender<()>,
+    /// Counts the changes of clients of the door.
+    locals: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -48,15 +50,22 @@ struct Entry {
 
 impl Table {
     pub(crate) fn new() -> Self {
-        Self { entries: RwLock::default(), generation: AtomicU64::new(0), stirred: watch::Sender::new(()) }
+        Self {
+            entries: RwLock::default(),
+            generation: AtomicU64::new(0),
+            stirred: watch::Sender::new(()),
+            locals: watch::Sender::new(0),
+        }
     }
 
     /// Adds a member that subscribes to nothing yet.
     fn join(&self, member: Arc<Member>) {
+        let is_local = member.is_local();
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.names.insert(Arc::clone(&member.name), member.id);
         entries.members.insert(member.id, Entry { member, filters: BTreeSet::new() });
         drop(entries);
+        self.local_changed(is_local);
         // No answer about topics has changed, but somebody may wait for whoever has this name.
         self.stir();
     }
@@ -66,13 +75,14 @@ impl Table {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = entries.members.remove(&id) else { return };
         entries.names.remove(&entry.member.name);
-        let overhears = entry.member.overhears();
+        let (overhears, is_local) = (entry.member.overhears(), entry.member.is_local());
         let index = if overhears { &mut entries.overheard } else { &mut entries.index };
         for filter in &entry.filters {
             index.remove(filter, id);
         }
         drop(entries);
         self.changed();
+        self.local_changed(is_local);
     }
 
     /// How many filters a member holds.
@@ -86,6 +96,7 @@ impl Table {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let Entries { index, overheard, members, subscribed, .. } = &mut *entries;
         let Some(entry) = members.get_mut(&id) else { return };
+        let is_local = entry.member.is_local();
         let index = if entry.member.overhears() {
             overheard
         } else {
@@ -99,6 +110,7 @@ impl Table {
         }
         drop(entries);
         self.changed();
+        self.local_changed(is_local);
     }
 
     /// Takes filters of a member away.
@@ -108,6 +120,7 @@ impl Table {
         let Some(entry) = members.get_mut(&id) else { return };
         // Under the lock, as it is read: see [`Self::hearers`].
         entry.member.depart();
+        let is_local = entry.member.is_local();
         let index = if entry.member.overhears() { overheard } else { index };
         for filter in filters {
             if entry.filters.remove(filter) {
@@ -116,6 +129,30 @@ impl Table {
         }
         drop(entries);
         self.changed();
+        self.local_changed(is_local);
+    }
+
+    /// The clients of the door.
+    pub(crate) fn locals(&self) -> Vec<LocalClient> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let locals = entries.members.values().filter(|entry| entry.member.is_local());
+        let client = |entry: &Entry| LocalClient {
+            id: entry.member.id,
+            name: Arc::clone(&entry.member.name),
+            filters: entry.filters.iter().cloned().collect(),
+        };
+        locals.map(client).collect()
+    }
+
+    /// Counts the changes of clients of the door.
+    pub(crate) fn local_changes(&self) -> watch::Receiver<u64> {
+        self.locals.subscribe()
+    }
+
+    fn local_changed(&self, is_local: bool) {
+        if is_local {
+            self.locals.send_modify(|count| *count = count.wrapping_add(1));
+        }
     }
 
     /// Who hears a slashed topic, in the order of ids.
