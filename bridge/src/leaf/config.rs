@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     bus::{Broker, RouteError, Routes, door, embedded, remote},
-    leaf::intake::Naming,
+    leaf::{downlink, intake::Naming},
     log,
     settings::{self, SettingsError},
     spool,
@@ -36,6 +36,8 @@ pub struct Config {
     pub spool: spool::Config,
     /// The way to the gateways.
     pub uplink: uplink::Config,
+    /// The way back.
+    pub downlink: downlink::Config,
     /// The health page; none: no page.
     pub health: Option<SocketAddr>,
     /// How long the end may take.
@@ -96,6 +98,7 @@ struct File {
     forward: ForwardFile,
     spool: Option<spool::Config>,
     uplink: uplink::Config,
+    downlink: downlink::Config,
     health: HealthFile,
     drain: DrainFile,
     log: log::Config,
@@ -180,6 +183,9 @@ impl TryFrom<File> for Config {
             (Broker::Foreign, None) => return Err(ConfigError::NoForeign),
             (Broker::Embedded, Some(_)) => return Err(ConfigError::IdleForeign),
         };
+        if file.downlink.enabled && matches!(bus, Bus::Foreign(_)) {
+            return Err(ConfigError::ForeignDownlink);
+        }
         if file.forward.patterns.is_empty() {
             return Err(ConfigError::NothingForwarded);
         }
@@ -192,6 +198,7 @@ impl TryFrom<File> for Config {
             forward: Forward { patterns: file.forward.patterns, naming },
             spool: file.spool.unwrap_or_else(|| spool::Config::at(SPOOL)),
             uplink: file.uplink,
+            downlink: file.downlink,
             health: file.health.enabled.then_some(file.health.bind_address),
             drain: file.drain.deadline,
             log: file.log,
@@ -203,6 +210,12 @@ impl TryFrom<File> for Config {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
+    /// Who is connected to somebody else's broker is not known here.
+    #[error(
+        "downlink.enabled needs our own broker, which knows who is connected; set bus.broker = \"embedded\", or \
+         downlink.enabled = false"
+    )]
+    ForeignDownlink,
     /// A foreign broker is described but not used.
     #[error(
         "bus.foreign is set, but bus.broker = \"embedded\"; remove the section, or set bus.broker = \"foreign\""
@@ -247,6 +260,8 @@ mod tests {
         assert!(
             told("[bus.foreign]\nsocket_path = \"/run/b.sock\"").contains("set bus.broker = \"foreign\"")
         );
+        let foreign = "bus = { broker = \"foreign\", foreign = { socket_path = \"/run/b.sock\" } }";
+        assert!(told(&format!("downlink.enabled = true\n{foreign}")).contains("needs our own broker"));
         assert!(told("[forward]\npatterns = []").contains("name at least one"));
         assert!(told("[health]\nbind_address = \"0.0.0.0:9091\"").contains("use 127.0.0.1"));
         assert!(told("[forward]\nspeakfor = true").contains("did you mean `speak_for`?"));

@@ -4,6 +4,7 @@
 //!   local clients ─► door ─► embedded broker ─┐
 //!                                             ├─► intake ─► spool ─► uplink ══► gateway
 //!            somebody else's broker ──────────┘
+//!   local collectors ◄──────── downlink ◄──────────────── uplink ◄══ gateway
 //! ```
 //!
 //! This file wires the parts and ends them in order: first nobody new comes in, then what was heard is stored, then what is
@@ -17,6 +18,7 @@ use tokio::{net::TcpListener, time::Instant};
 use crate::{
     bus::{self, BusName, PortError, Subscription, door, embedded, remote},
     leaf::{
+        downlink::Downlink,
         health::Views,
         intake::{Counts, Naming},
     },
@@ -24,10 +26,11 @@ use crate::{
     spool::{Spool, SpoolError},
     topic::Pattern,
     trust::LoadError,
-    uplink::Uplink,
+    uplink::{self, Uplink},
 };
 
 mod config;
+pub mod downlink;
 pub mod health;
 pub mod intake;
 mod main;
@@ -57,6 +60,7 @@ pub struct Leaf {
     naming: Naming,
     spool: Spool,
     uplink: Uplink,
+    downlink: Option<Downlink>,
     health: Option<(TcpListener, SocketAddr)>,
     views: Views,
     drain: Duration,
@@ -97,7 +101,9 @@ impl Leaf {
         let (life, front, middle) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
         let (spool, owner) = Spool::open(config.spool)?;
         life.leash().spawn(owner);
-        let (uplink, tasks) = Uplink::open(config.uplink, spool.clone())?;
+        let (outlet, conversations) = uplink::outlet();
+        let outlet = config.downlink.enabled.then_some(outlet);
+        let (uplink, tasks) = Uplink::open_both_ways(config.uplink, spool.clone(), outlet)?;
         for task in tasks {
             spawn(&life.leash(), task);
         }
@@ -107,6 +113,12 @@ impl Leaf {
             Some(address) => Some(listen(address).await?),
         };
         let subscription = subscribe(&local, &config.forward.patterns).await?;
+        let downlink = match &local {
+            Local::Embedded(bus, _) if config.downlink.enabled => {
+                Some(Downlink::open(config.downlink, Arc::clone(bus), conversations).await?)
+            }
+            _ => None,
+        };
         let views = Views {
             phase: life.watch(),
             bus: local.bus().state(),
@@ -115,6 +127,7 @@ impl Leaf {
             spool: spool.stats(),
             uplink: uplink.status(),
             certificates: uplink.certificates().clone(),
+            downlink: downlink.as_ref().map(Downlink::views),
         };
         let naming = config.forward.naming;
         Ok(Self {
@@ -126,6 +139,7 @@ impl Leaf {
             naming,
             spool,
             uplink,
+            downlink,
             health,
             views,
             drain: config.drain,
@@ -170,7 +184,12 @@ impl Leaf {
             views,
             drain,
             uplink,
+            downlink,
         } = self;
+        // Before the door opens, or a client could be there that nobody attaches.
+        if let Some(downlink) = downlink {
+            front.leash().spawn(downlink.run(front.leash()));
+        }
         if let Local::Embedded(_, door) = &mut local
             && let Some(door) = door.take()
         {
@@ -264,6 +283,9 @@ pub enum BuildError {
     /// The door for local clients.
     #[error(transparent)]
     Door(#[from] door::DoorError),
+    /// The way back.
+    #[error(transparent)]
+    Downlink(#[from] downlink::OpenError),
     /// The health page.
     #[error(
         "could not listen on health.bind_address = \"{address}\"; is another leaf running? set another address"

@@ -21,7 +21,7 @@ use crate::{
     spool::{Spool, SpoolError, StreamState},
     trust::Store,
     uplink::{
-        Config, Failure, Gateway, Link, Status,
+        Config, Failure, Gateway, Link, Outlet, Status,
         backoff::{Backoff, Severity},
         choice::Choice,
         hello::{self, Place, Resume, Welcomed},
@@ -36,6 +36,8 @@ use crate::{
 pub(super) struct Keeper {
     pub(super) config: Config,
     spool: Spool,
+    /// Where sessions leave what comes down.
+    outlet: Option<Outlet>,
     pub(super) store: Store,
     status: Arc<watch::Sender<Status>>,
     finish: watch::Receiver<Option<Instant>>,
@@ -65,7 +67,7 @@ pub(super) enum Attempt {
 impl Keeper {
     pub(super) fn new(
         config: Config,
-        spool: Spool,
+        (spool, outlet): (Spool, Option<Outlet>),
         store: Store,
         status: watch::Sender<Status>,
         finish: watch::Receiver<Option<Instant>>,
@@ -73,7 +75,17 @@ impl Keeper {
         let backoff = Backoff::new(config.first_retry, config.longest_retry, config.refused_retry);
         let nothing = [(StreamId::random(), 0), (StreamId::random(), 0)];
         let choice = Choice::new(&config);
-        Self { config, spool, store, status: Arc::new(status), finish, backoff, sent: nothing, choice }
+        Self {
+            config,
+            spool,
+            outlet,
+            store,
+            status: Arc::new(status),
+            finish,
+            backoff,
+            sent: nothing,
+            choice,
+        }
     }
 
     /// Carries events until told to finish, and then until all are delivered or patience ends.
@@ -271,6 +283,7 @@ impl Keeper {
             batch_bytes: self.config.batch_bytes.as_usize(),
             linger: self.config.linger,
             drain_timeout: self.config.drain_timeout,
+            outlet: self.outlet.clone(),
         }
     }
 }

@@ -30,7 +30,9 @@ mod breaker;
 mod choice;
 mod config;
 mod dial;
+mod downlink;
 mod failure;
+mod farewell;
 mod handover;
 mod hello;
 mod keeper;
@@ -46,13 +48,14 @@ mod window;
 pub use address::{AddressError, Alternative, Gateway};
 pub use choice::Spread;
 pub use config::{Config, ConfigError};
+pub use downlink::{Conversation, Conversations, Heard, Outlet, outlet};
 pub use failure::Failure;
 pub use status::{Link, Status, Trouble};
 
 use keeper::Keeper;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// What the rest of the process holds of an uplink. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -72,6 +75,19 @@ impl Uplink {
     ///
     /// [`LoadError`] says which file cannot be used, why, and what to do.
     pub fn open(config: Config, spool: Spool) -> Result<(Self, Vec<BoxFuture<'static, ()>>), LoadError> {
+        Self::open_both_ways(config, spool, None)
+    }
+
+    /// Does the same, and leaves what comes down at `outlet`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] says which file cannot be used, why, and what to do.
+    pub fn open_both_ways(
+        config: Config,
+        spool: Spool,
+        outlet: Option<Outlet>,
+    ) -> Result<(Self, Vec<BoxFuture<'static, ()>>), LoadError> {
         let plan = Plan {
             files: config.files.clone(),
             anchors: Vec::new(),
@@ -82,7 +98,7 @@ impl Uplink {
         let (status, seen) = watch::channel(Status::default());
         let (finish, finishing) = watch::channel(None);
         let reload = config.reload;
-        let keeper = Keeper::new(config, spool, store.clone(), status, finishing);
+        let keeper = Keeper::new(config, (spool, outlet), store.clone(), status, finishing);
         let uplink = Self { status: seen, finish: Arc::new(finish), store };
         let followed = uplink.clone();
         let follow = async move {

@@ -27,9 +27,11 @@ use crate::{
     spool::{Chunk, Spool},
     uplink::{
         Gateway, Status,
+        downlink::{Outlet, Wire},
         failure::Failure,
+        farewell::Phase,
         hello::{self, Limits},
-        lane::{self, Accepted, Cut, Lane, is_delivered, rejections},
+        lane::{self, Accepted, Cut, Lane, rejections},
         pulse::{Beat, Pulse},
         window::Window,
     },
@@ -58,38 +60,35 @@ pub(super) struct Terms {
     pub(super) batch_bytes: usize,
     pub(super) linger: Duration,
     pub(super) drain_timeout: Duration,
+    /// Where what comes down is left.
+    pub(super) outlet: Option<Outlet>,
 }
 
 /// One conversation.
 #[derive(Debug)]
 pub(super) struct Session {
-    terms: Terms,
+    pub(super) terms: Terms,
     limits: Limits,
     window: Window,
     /// Critical first.
-    lanes: [Lane; 2],
+    pub(super) lanes: [Lane; 2],
     /// Batches of the first lane sent since the second had its turn.
     turn: u32,
-    pulse: Pulse,
+    pub(super) pulse: Pulse,
     /// Pings and pongs that wait to be sent; the oldest go when there are too many.
     control: VecDeque<Frame>,
+    /// What is carried besides events, if somebody relays it.
+    pub(super) wire: Option<Wire>,
+    /// Whether the last frame was of the wire, so that events have their turn.
+    wire_had_turn: bool,
     /// Gone once half-closed.
-    outbound: Option<mpsc::Sender<LinkRequest>>,
+    pub(super) outbound: Option<mpsc::Sender<LinkRequest>>,
     inbound: Streaming<LinkResponse>,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// Cancelled by the keeper once the next connection stands.
     pub(super) departure: CancellationToken,
     /// Cancelled when the gateway wants us on another connection at once.
     pub(super) retired: CancellationToken,
-}
-
-/// Where a conversation is.
-#[derive(Debug)]
-enum Phase {
-    /// Everything goes.
-    Carrying,
-    /// Nothing more is sent; the last acks are awaited until the deadline.
-    Leaving { end: End, deadline: Instant },
 }
 
 /// What happened next.
@@ -98,6 +97,7 @@ enum Happened {
     Finish,
     Heard(Result<Option<LinkResponse>, tonic::Status>),
     Read(usize, Option<Chunk>, Cut),
+    Relayed,
     Room(bool),
     Tick,
 }
@@ -109,6 +109,7 @@ impl Session {
         lanes: [Lane; 2],
         (outbound, inbound): (mpsc::Sender<LinkRequest>, Streaming<LinkResponse>),
     ) -> Self {
+        let wire = terms.outlet.as_ref().map(|outlet| outlet.begin(terms.gateway.to_string()));
         Self {
             terms,
             limits: welcomed.limits,
@@ -117,6 +118,8 @@ impl Session {
             turn: 0,
             pulse: Pulse::new(welcomed.limits.heartbeat, Instant::now()),
             control: VecDeque::new(),
+            wire,
+            wire_had_turn: false,
             outbound: Some(outbound),
             inbound,
             phase: Phase::Carrying,
@@ -136,7 +139,7 @@ impl Session {
                     self.begin_to_leave(End::Moved);
                     None
                 }
-                Happened::Finish => None,
+                Happened::Finish | Happened::Relayed => None,
                 Happened::Heard(heard) => self.hear(heard).await?,
                 Happened::Read(lane, chunk, cut) => self.take_in(lane, chunk, cut).await?,
                 Happened::Room(room) => self.send(room),
@@ -158,9 +161,10 @@ impl Session {
         let carrying = matches!(self.phase, Phase::Carrying);
         let cut = self.cut();
         let to_send = !self.control.is_empty()
+            || self.wire.as_ref().is_some_and(Wire::is_ready)
             || (carrying && lane::pick(&self.lanes, &self.window, self.turn).is_some());
         let due = self.due();
-        let Self { inbound, outbound, lanes: [first, second], terms, departure, .. } = self;
+        let Self { inbound, outbound, lanes: [first, second], terms, departure, wire, .. } = self;
         let finishing = terms.finish.borrow().is_some();
         tokio::select! {
             biased;
@@ -170,16 +174,9 @@ impl Session {
             () = departure.cancelled(), if carrying => Happened::Depart,
             Ok(_) = terms.finish.wait_for(Option::is_some), if !finishing => Happened::Finish,
             room = room(outbound.as_ref()), if to_send && outbound.is_some() => Happened::Room(room),
+            () = relayed(wire.as_mut()), if outbound.is_some() => Happened::Relayed,
             chunk = first.read(cut), if carrying && first.is_hungry() => Happened::Read(0, chunk, cut),
             chunk = second.read(cut), if carrying && second.is_hungry() => Happened::Read(1, chunk, cut),
-        }
-    }
-
-    fn due(&self) -> Instant {
-        let pulse = self.pulse.due();
-        match &self.phase {
-            Phase::Carrying => pulse,
-            Phase::Leaving { deadline, .. } => pulse.min(*deadline),
         }
     }
 
@@ -200,12 +197,22 @@ impl Session {
             self.outbound = None;
             return None;
         }
-        let frame = self.control.pop_front().or_else(|| self.next_batch());
+        let frame = self.control.pop_front().or_else(|| self.next_frame());
         if let (Some(frame), Some(outbound)) = (frame, &self.outbound) {
             // There was room a moment ago, and nobody else sends.
             let _closed = outbound.try_send(LinkRequest { frame: Some(frame) });
         }
         None
+    }
+
+    /// A frame of the wire and a batch in turn, while there are both.
+    fn next_frame(&mut self) -> Option<Frame> {
+        let carrying = matches!(self.phase, Phase::Carrying);
+        let batch = if carrying && self.wire_had_turn { self.next_batch() } else { None };
+        self.wire_had_turn = batch.is_none();
+        batch
+            .or_else(|| self.wire.as_mut().and_then(Wire::take))
+            .or_else(|| carrying.then(|| self.next_batch()).flatten())
     }
 
     fn next_batch(&mut self) -> Option<Frame> {
@@ -310,8 +317,21 @@ impl Session {
                 self.begin_to_leave(end);
             }
             Some(Heard::Welcome(_)) => return Err(self.broken("it welcomed us twice")),
-            // Reserved for the downlink, or of a newer version: not asked for, and so not heard.
-            Some(_) | None => {}
+            Some(
+                frame @ (Heard::Attached(_)
+                | Heard::Call(_)
+                | Heard::Cancel(_)
+                | Heard::Deliver(_)
+                | Heard::Dropped(_)
+                | Heard::Reply(_)
+                | Heard::Subscribed(_)),
+            ) => {
+                if let Some(wire) = &self.wire {
+                    wire.hear(frame);
+                }
+            }
+            // Of a newer version.
+            None => {}
         }
         Ok(())
     }
@@ -340,45 +360,6 @@ impl Session {
     fn broken(&self, what: &'static str) -> Failure {
         Failure::Protocol { gateway: self.terms.gateway.clone(), what }
     }
-
-    fn begin_to_leave(&mut self, end: End) {
-        match &mut self.phase {
-            Phase::Carrying => {
-                let deadline = Instant::now() + self.terms.drain_timeout;
-                self.phase = Phase::Leaving { end, deadline };
-            }
-            // The next connection is to the same gateway, which is going away.
-            Phase::Leaving { end: moved @ End::Moved, .. } if matches!(end, End::Drained { .. }) => {
-                *moved = end;
-            }
-            Phase::Leaving { .. } => {}
-        }
-    }
-
-    /// Moves on towards the end where nothing is left to wait for.
-    fn turn_to_leave(&mut self) {
-        if !self.lanes.iter().all(Lane::is_settled) {
-            return;
-        }
-        let finishing = self.terms.finish.borrow().is_some();
-        if finishing && is_delivered(&self.terms.spool) {
-            self.begin_to_leave(End::Finished);
-        }
-        if let Phase::Leaving { deadline, .. } = &mut self.phase
-            && self.outbound.take().is_some()
-        {
-            // Half-closed; the gateway has nothing to wait for either.
-            *deadline = (*deadline).min(Instant::now() + FAREWELL);
-        }
-    }
-
-    /// How the session ends, if it is leaving.
-    fn leave(&mut self) -> Option<End> {
-        match std::mem::replace(&mut self.phase, Phase::Carrying) {
-            Phase::Carrying => None,
-            Phase::Leaving { end, .. } => Some(end),
-        }
-    }
 }
 
 /// Waits until a frame can be sent; `false` if none ever can again. Cancel safe.
@@ -389,8 +370,13 @@ async fn room(outbound: Option<&mpsc::Sender<LinkRequest>>) -> bool {
     }
 }
 
-/// Deadline of the end of a call that was half-closed with everything settled.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Waits until the relay has something to say. Cancel safe.
+async fn relayed(wire: Option<&mut Wire>) {
+    match wire {
+        Some(wire) => wire.fill().await,
+        None => std::future::pending().await,
+    }
+}
 
 /// Pings and pongs that may wait to be sent.
 const MAX_CONTROL: usize = 16;

@@ -125,7 +125,7 @@ impl Member {
 
     /// Whether it is a client of the door.
     pub(crate) const fn is_local(&self) -> bool {
-        matches!(self.kind, Kind::Door)
+        self.user.is_some()
     }
 
     /// Whether it is a consumer in this process.

@@ -21,6 +21,16 @@ pub(super) fn text(views: &Views) -> String {
     for (name, meaning, value) in views.bus_counters.all() {
         page.one(&format!("bus_{name}_total"), meaning, value);
     }
+    if let Some(downlink) = &views.downlink {
+        let collectors = downlink.shown.borrow().collectors.len() as u64;
+        page.one("downlink_collectors", "Local collectors that were named to the gateway.", collectors);
+        let refused = downlink.shown.borrow().refused.len() as u64;
+        page.one("downlink_refused", "Names and patterns that the gateway refuses.", refused);
+        page.one("downlink_open_calls", "Calls that are open now, both ways.", downlink.counts.open.get());
+        for (name, meaning, value) in downlink.counts.all() {
+            page.one(&format!("downlink_{name}_total"), meaning, value);
+        }
+    }
     let expiry = views.certificates.current().leaf().not_after().duration_since(UNIX_EPOCH);
     page.one(
         "certificate_expiry_timestamp_seconds",

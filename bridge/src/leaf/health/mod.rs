@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::{
     bus::{BusState, Counters, Link},
-    leaf::intake::Counts,
+    leaf::{downlink, intake::Counts},
     lifecycle::Phase,
     probe::{self, Check},
     spool::Stats,
@@ -50,6 +50,8 @@ pub struct Views {
     pub spool: watch::Receiver<Stats>,
     /// The way to the gateway.
     pub uplink: watch::Receiver<uplink::Status>,
+    /// The way back, if there is one.
+    pub downlink: Option<downlink::Views>,
     /// The certificates of the way to the gateway.
     pub certificates: Store,
 }

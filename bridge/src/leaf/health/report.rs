@@ -1,6 +1,7 @@
 //! `/status`: how the leaf is, in words and figures, each word but `healthy` with its cause.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::Ordering,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     bus::Link,
-    leaf::health::Views,
+    leaf::{downlink, health::Views},
     lifecycle::Phase,
     spool::{ClassStats, Stats},
     uplink,
@@ -47,6 +48,8 @@ pub struct Report {
     pub spool: Spool,
     /// The way to the gateway.
     pub uplink: Uplink,
+    /// The way back, if it is enabled.
+    pub downlink: Option<Downlink>,
     /// The leaf's own certificate.
     pub certificate: Certificate,
 }
@@ -155,6 +158,18 @@ pub struct Uplink {
     pub last_error: Option<(String, String)>,
 }
 
+/// The way back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Downlink {
+    /// Whom it has attached.
+    #[serde(flatten)]
+    pub shown: downlink::Shown,
+    /// Calls that are open now, both ways.
+    pub open_calls: u64,
+    /// What it has counted.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
 /// The leaf's own certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Certificate {
@@ -173,13 +188,15 @@ impl Report {
         let (queue, way) = (views.spool.borrow().clone(), views.uplink.borrow().clone());
         let leaf = views.certificates.current();
         let leaf = leaf.leaf();
-        let components = vec![
+        let downlink = views.downlink.as_ref().map(Downlink::of);
+        let mut components = vec![
             lifecycle(phase),
             bus(views),
             spool(&queue),
             way_up(&way, now),
             certificate((leaf.not_before(), leaf.not_after()), now),
         ];
+        components.extend(downlink.as_ref().map(way_down));
         let counters = &views.bus_counters;
         Self {
             status: components.iter().map(|component| component.status).max().unwrap_or(Word::Healthy),
@@ -201,6 +218,7 @@ impl Report {
                 classes: queue.classes.iter().map(|class| Class::of(class, now)).collect(),
             },
             uplink: Uplink::of(&way),
+            downlink,
             certificate: Certificate {
                 names: leaf.all_names().map(str::to_owned).collect(),
                 not_after: moment(leaf.not_after()),
@@ -259,6 +277,34 @@ impl Uplink {
             last_error: status.last_error.as_ref().map(|trouble| (trouble.what.clone(), moment(trouble.at))),
         }
     }
+}
+
+impl Downlink {
+    fn of(views: &downlink::Views) -> Self {
+        let counts = views.counts.all().into_iter().map(|(name, _, value)| (name, value));
+        Self {
+            shown: views.shown.borrow().clone(),
+            open_calls: views.counts.open.get(),
+            counts: counts.collect(),
+        }
+    }
+}
+
+/// A collector that the gateway refuses is amiss: somebody has to tell the leaf or the policy.
+fn way_down(downlink: &Downlink) -> Component {
+    let collectors = downlink.shown.collectors.len();
+    let (status, message) = match downlink.shown.refused.as_slice() {
+        [] => (Word::Healthy, format!("{collectors} local collectors can be reached")),
+        [first, ..] => {
+            let what = first.pattern.as_ref().map_or_else(
+                || format!("collector {}", first.collector),
+                |pattern| format!("{} of collector {}", pattern.escape_debug(), first.collector),
+            );
+            let all = downlink.shown.refused.len();
+            (Word::Degraded, format!("the gateway refused {what} (of {all}): {}", first.reason))
+        }
+    };
+    Component { name: "downlink", status, message, since: None }
 }
 
 fn lifecycle(phase: Phase) -> Component {

@@ -40,15 +40,15 @@ use crate::{
 };
 
 /// Longer than anything here takes, but for a defect.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A gateway, and what a leaf needs to dial it.
-pub(super) struct Scripted {
-    pub(super) address: Gateway,
-    pub(super) leash: Leash,
-    pub(super) folder: TempDir,
+pub(crate) struct Scripted {
+    pub(crate) address: Gateway,
+    pub(crate) leash: Leash,
+    pub(crate) folder: TempDir,
     /// How many connections have been accepted.
-    pub(super) connections: watch::Receiver<usize>,
+    pub(crate) connections: watch::Receiver<usize>,
     sessions: mpsc::Receiver<Conversation>,
     /// Who issued everybody.
     root: Arc<(CertificateParams, KeyPair)>,
@@ -60,7 +60,7 @@ pub(super) struct Scripted {
 type Issued = ([TlsAcceptor; 2], Arc<(CertificateParams, KeyPair)>);
 
 impl Scripted {
-    pub(super) async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("lists")).unwrap();
         let (acceptors, root) = issue(&folder);
@@ -69,7 +69,7 @@ impl Scripted {
     }
 
     /// Another gateway that the same leaf trusts.
-    pub(super) fn another(&self, listener: TcpListener) -> Self {
+    pub(crate) fn another(&self, listener: TcpListener) -> Self {
         let issued = (self.acceptors.clone(), Arc::clone(&self.root));
         Self::serving(listener, issued, tempfile::tempdir().unwrap())
     }
@@ -82,7 +82,7 @@ impl Scripted {
         Self { address, leash: life.leash(), folder, connections, sessions, root, acceptors, _life: life }
     }
 
-    pub(super) fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let at = |name: &str| self.folder.path().join(name);
         let files = Files { cert_file: at("leaf.crt"), key_file: at("leaf.key"), ca_file: at("ca.crt") };
         let mut config = Config::new(vec![self.address.clone()], files);
@@ -119,24 +119,24 @@ impl Scripted {
     }
 
     /// Gives the leaf its next certificate, the key first, as a careless administrator does.
-    pub(super) fn renew(&self) {
+    pub(crate) fn renew(&self) {
         for (from, to) in [("next.key", "leaf.key"), ("next.crt", "leaf.crt")] {
             fs::rename(self.folder.path().join(from), self.folder.path().join(to)).unwrap();
         }
     }
 
     /// Lets the leaf trust nobody who is here.
-    pub(super) fn distrust(&self) {
+    pub(crate) fn distrust(&self) {
         fs::rename(self.folder.path().join("stranger.crt"), self.folder.path().join("ca.crt")).unwrap();
     }
 
     /// The next session that a leaf begins.
-    pub(super) async fn session(&mut self) -> Conversation {
+    pub(crate) async fn session(&mut self) -> Conversation {
         timeout(PATIENCE, self.sessions.recv()).await.expect("a leaf dials").expect("the gateway lives")
     }
 
     /// The next session, welcomed with everything it asks for.
-    pub(super) async fn welcomed(&mut self, credit: u32) -> (Conversation, v1::Hello) {
+    pub(crate) async fn welcomed(&mut self, credit: u32) -> (Conversation, v1::Hello) {
         let mut session = self.session().await;
         let hello = session.hello().await;
         let resume = hello.streams.iter().map(|state| (state.stream.clone(), state.acked + 1)).collect();
@@ -146,17 +146,17 @@ impl Scripted {
 }
 
 /// One session as the gateway has it.
-pub(super) struct Conversation {
+pub(crate) struct Conversation {
     inbound: Streaming<LinkRequest>,
     outbound: mpsc::Sender<Result<LinkResponse, Status>>,
-    pub(super) limits: v1::Limits,
+    pub(crate) limits: v1::Limits,
     /// Which connection it is on, counted from 1.
-    pub(super) connection: usize,
+    pub(crate) connection: usize,
 }
 
 impl Conversation {
     /// The next frame, but for pings and pongs; none at the end.
-    pub(super) async fn next(&mut self) -> Option<link_request::Frame> {
+    pub(crate) async fn next(&mut self) -> Option<link_request::Frame> {
         loop {
             match self.raw().await {
                 Some(link_request::Frame::Ping(_) | link_request::Frame::Pong(_)) => {}
@@ -165,26 +165,26 @@ impl Conversation {
         }
     }
 
-    pub(super) async fn raw(&mut self) -> Option<link_request::Frame> {
+    pub(crate) async fn raw(&mut self) -> Option<link_request::Frame> {
         let next = timeout(PATIENCE, self.inbound.message()).await.expect("the leaf says something");
         next.ok().flatten().and_then(|request| request.frame)
     }
 
-    pub(super) async fn hello(&mut self) -> v1::Hello {
+    pub(crate) async fn hello(&mut self) -> v1::Hello {
         match self.raw().await {
             Some(link_request::Frame::Hello(hello)) => hello,
             other => panic!("{other:?} is no hello"),
         }
     }
 
-    pub(super) async fn batch(&mut self) -> v1::Batch {
+    pub(crate) async fn batch(&mut self) -> v1::Batch {
         match self.next().await {
             Some(link_request::Frame::Batch(batch)) => batch,
             other => panic!("{other:?} is no batch"),
         }
     }
 
-    pub(super) async fn welcome(&self, resume: Vec<(bytes::Bytes, u64)>, credit: u32) {
+    pub(crate) async fn welcome(&self, resume: Vec<(bytes::Bytes, u64)>, credit: u32) {
         let resume = resume
             .into_iter()
             .map(|(stream, resume)| v1::Resume { stream, resume, rejected: Vec::new() })
@@ -201,20 +201,20 @@ impl Conversation {
         .await;
     }
 
-    pub(super) async fn ack(&self, stream: &bytes::Bytes, acked: u64, rejected: Vec<v1::Rejected>) {
+    pub(crate) async fn ack(&self, stream: &bytes::Bytes, acked: u64, rejected: Vec<v1::Rejected>) {
         self.say(link_response::Frame::Ack(v1::Ack { stream: stream.clone(), acked, rejected })).await;
     }
 
-    pub(super) async fn say(&self, frame: link_response::Frame) {
+    pub(crate) async fn say(&self, frame: link_response::Frame) {
         self.outbound.send(Ok(LinkResponse { frame: Some(frame) })).await.expect("the leaf listens");
     }
 
-    pub(super) async fn end(self, status: Status) {
+    pub(crate) async fn end(self, status: Status) {
         self.outbound.send(Err(status)).await.expect("the leaf listens");
     }
 
     /// Waits until the leaf has half-closed or is gone.
-    pub(super) async fn closed(&mut self) -> usize {
+    pub(crate) async fn closed(&mut self) -> usize {
         let mut batches = 0;
         while let Some(frame) = self.next().await {
             batches += usize::from(matches!(frame, link_request::Frame::Batch(_)));
@@ -224,20 +224,20 @@ impl Conversation {
 }
 
 /// What a batch holds, in short.
-pub(super) fn payloads(batch: &v1::Batch) -> Vec<String> {
+pub(crate) fn payloads(batch: &v1::Batch) -> Vec<String> {
     batch.events.iter().map(|event| String::from_utf8_lossy(&event.payload).into_owned()).collect()
 }
 
-pub(super) fn topic(text: &str) -> Topic {
+pub(crate) fn topic(text: &str) -> Topic {
     Topic::parse(text).unwrap()
 }
 
-pub(super) fn id(bytes: &bytes::Bytes) -> StreamId {
+pub(crate) fn id(bytes: &bytes::Bytes) -> StreamId {
     StreamId::from_slice(bytes).unwrap()
 }
 
 /// Waits until `reached`, as told by a watch.
-pub(super) async fn until<T: std::fmt::Debug + Send + Sync>(
+pub(crate) async fn until<T: std::fmt::Debug + Send + Sync>(
     watch: &mut watch::Receiver<T>,
     reached: impl FnMut(&T) -> bool + Send,
 ) {
@@ -410,7 +410,7 @@ impl Federation for Script {
 }
 
 /// How long something took.
-pub(super) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     let began = Instant::now();
     (work.await, began.elapsed())
 }

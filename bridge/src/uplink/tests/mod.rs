@@ -2,7 +2,7 @@
 
 #![expect(clippy::significant_drop_tightening, reason = "a collector lives as long as its test")]
 
-mod gateway;
+pub(crate) mod gateway;
 mod revocation;
 mod several;
 

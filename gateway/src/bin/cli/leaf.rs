@@ -154,11 +154,30 @@ fn figures(status: &Value) -> String {
                     n(door, "slow_readers")
                 ),
             ),
+            line("downlink", downlink(part("downlink"))),
             line(
                 "local events",
                 format!("{} heard, {} unfit for the federation", n(intake, "heard"), n(intake, "unfit")),
             ),
         ],
+    )
+}
+
+/// What came down, in a line.
+fn downlink(downlink: &Value) -> String {
+    let Some(counts) = downlink.get("counts") else {
+        return "off; downlink.enabled = true turns it on".to_owned();
+    };
+    let names: Vec<&str> = list(downlink, "collectors").filter_map(Value::as_str).collect();
+    format!(
+        "{} calls down, {} up, {} failed, {} open; {} delivered, {} not; collectors: {}",
+        number(counts, "calls_down"),
+        number(counts, "calls_up"),
+        number(counts, "calls_failed"),
+        number(downlink, "open_calls"),
+        number(counts, "delivered"),
+        number(counts, "undelivered"),
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") },
     )
 }
 
