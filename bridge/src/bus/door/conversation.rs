@@ -95,7 +95,7 @@ where
     let listed = guests.enter((member.id, &member.name), visitor, rule);
     core.counters.door_opened.add(1);
     let seat = Seat::take(Arc::clone(&core), Arc::clone(&member));
-    let replies = Arc::new(Replies::new(Arc::clone(&member)));
+    let replies = Arc::new(Replies::new(Arc::clone(&member), Arc::clone(&core)));
     let window = Arc::new(Semaphore::new(WINDOW));
     let mut reader = Reader {
         source,

@@ -43,9 +43,9 @@ pub(super) fn filter(filter: &str) -> Result<(), Code> {
     sound(filter::is_filter(filter))
 }
 
-/// Judges the name of an addressee, or the mask of several.
-pub(super) fn target(target: &str) -> Result<(), Code> {
-    sound(filter::is_target(target))
+/// Judges the mask of those addressed.
+pub(super) fn mask(mask: &str) -> Result<(), Code> {
+    sound(filter::is_target(mask))
 }
 
 const fn sound(is_sound: bool) -> Result<(), Code> {
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(filter(".broker/info"), Ok(()));
         assert_eq!(filter("a/#/b"), Err(Code::DATA));
         assert_eq!(filter(&deep), Err(Code::DATA));
-        assert_eq!(target("engine.*"), Ok(()));
-        assert_eq!(target(&"a.".repeat(40)), Err(Code::DATA));
+        assert_eq!(mask("engine.*"), Ok(()));
+        assert_eq!(mask(&"a.".repeat(40)), Err(Code::DATA));
     }
 }

@@ -30,6 +30,7 @@ mod conversation;
 mod greet;
 mod guard;
 mod guests;
+mod inquiry;
 mod known;
 mod outbox;
 mod place;

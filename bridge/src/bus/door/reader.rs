@@ -195,16 +195,20 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     async fn message(&mut self, target: &str, payload: &Bytes, qos: Qos) -> Result<Served, Code> {
-        guard::target(target)?;
+        // Not guarded: it is looked up as it stands, and what nobody is called is answered so.
         if self.core.table.named(target).is_some_and(|member| member.is_full()) {
             return Err(Code::BUSY);
         }
+        let inquires = self.replies.inquiries.begin(target, payload)?;
         let sent = self.client.send(target, Cow::Borrowed(payload), haste(qos)).await;
+        if inquires && sent.is_err() {
+            self.replies.inquiries.end();
+        }
         sent.map(|_| Served::Done).map_err(|error| code_of(&error))
     }
 
     async fn broadcast(&mut self, mask: &str, payload: &Bytes, qos: Qos) -> Result<Served, Code> {
-        guard::target(mask)?;
+        guard::mask(mask)?;
         let sent = self.client.send_broadcast(mask, Cow::Borrowed(payload), haste(qos)).await;
         sent.map(|_| Served::Done).map_err(|error| code_of(&error))
     }

@@ -8,7 +8,10 @@ use std::{
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    bus::embedded::{barrier::Outcome, member::Member},
+    bus::{
+        door::inquiry::Inquiries,
+        embedded::{Core, barrier::Outcome, member::Member},
+    },
     native::codec::Code,
 };
 
@@ -18,11 +21,13 @@ pub(super) struct Replies {
     waiting: Mutex<Vec<(u32, Code)>>,
     /// Whose writer is woken.
     member: Arc<Member>,
+    /// Answers of the broker itself that are on their way, too.
+    pub(super) inquiries: Inquiries,
 }
 
 impl Replies {
-    pub(super) const fn new(member: Arc<Member>) -> Self {
-        Self { waiting: Mutex::new(Vec::new()), member }
+    pub(super) const fn new(member: Arc<Member>, core: Arc<Core>) -> Self {
+        Self { waiting: Mutex::new(Vec::new()), member, inquiries: Inquiries::new(core) }
     }
 
     /// Adds acks and wakes the writer.

@@ -273,7 +273,6 @@ async fn clients_talk_to_each_other_by_name_and_mask() {
         (Kind::Message, "talk.left", &b"hello"[..])
     );
     assert_eq!(left.ask(message("nobody")).await, Code::NOT_REGISTERED);
-    assert_eq!(left.ask(message(".broker")).await, Code::NOT_REGISTERED);
     let _port = house.port("collector.site-a.x").await;
     assert_eq!(left.ask(message("collector.site-a.x")).await, Code::NOT_DELIVERED);
 
@@ -292,6 +291,74 @@ async fn clients_talk_to_each_other_by_name_and_mask() {
     assert_eq!(&right.delivery().await.payload[..], b"y");
     left.send(Qos::Realtime, |wire, head| client::publish(wire, head, "t", b"z").unwrap()).await;
     assert!(right.delivery().await.realtime);
+}
+
+/// Writes a call of `method` to the broker itself.
+fn call(wire: &mut BytesMut, head: Head, id: u32, method: &[u8]) {
+    let request = [&[1][..], &id.to_le_bytes(), method, b"\0"].concat();
+    client::message(wire, head, ".broker", &request).unwrap();
+}
+
+#[tokio::test]
+async fn the_broker_answers_its_clients_and_tells_them_who_comes_and_goes() {
+    let House { bus, life, path, _root, .. } = house(|_| {});
+    let mut left = Guest::connect(&path, "left").await.unwrap();
+    assert_eq!(left.ask(|wire, head| call(wire, head, 7, b"test")).await, Code::OK);
+    let heard = left.delivery().await;
+    assert_eq!(
+        (heard.sender.as_str(), &heard.payload[..]),
+        (".broker", &b"\x11\x07\0\0\0\x81\xa2ok\xc3"[..])
+    );
+    assert_eq!(left.topics(TopicsOf::Subscribe, &[".broker/info"]).await, Code::OK);
+    let right = Guest::connect(&path, "right").await.unwrap();
+    let came = left.delivery().await;
+    assert!(
+        came.topic.as_str() == ".broker/info" && came.payload.starts_with(b"\x83\xa1s\xa3reg\xa1d\xa5right")
+    );
+    drop(right);
+    assert!(left.delivery().await.payload.starts_with(b"\x83\xa1s\xa5unreg\xa1d\xa5right"));
+    bus.close();
+    let end = left.delivery().await;
+    assert!(end.topic.as_str() == ".broker/warn" && end.payload.starts_with(b"\x82\xa1s\xa8shutdown"));
+    left.farewell().await;
+    assert_eq!(life.drain(Duration::from_secs(5), std::future::pending()).await, 0);
+}
+
+#[tokio::test]
+async fn calls_to_the_broker_are_answered_a_few_at_a_time() {
+    let house = house(|_| {});
+    let places = house.bus.core().inquiries.available_permits();
+    let mut loud = house.guest("loud").await;
+    let mut wire = BytesMut::new();
+    for id in 1..=1000 {
+        call(&mut wire, Head { id, qos: Qos::Processed }, id, b"test");
+    }
+    loud.stream.write_all(&wire).await.unwrap();
+    let (mut acks, mut promised, mut busy, mut answers) = (0, 0, 0, 0);
+    while acks < 1000 || answers < promised {
+        match loud.frame().await {
+            ServerFrame::Ack { code: Code::OK, .. } => (acks, promised) = (acks + 1, promised + 1),
+            ServerFrame::Ack { code, .. } => {
+                assert_eq!(code, Code::BUSY);
+                (acks, busy) = (acks + 1, busy + 1);
+            }
+            ServerFrame::Delivery(delivery) => {
+                assert_eq!(delivery.sender.as_str(), ".broker");
+                answers += 1;
+            }
+            ServerFrame::Ping => {}
+        }
+    }
+    assert!(busy > 0 && promised >= places, "{promised} promised, {busy} busy");
+    call(&mut wire, Head { id: 1, qos: Qos::No }, 1, b"test");
+    loud.stream.write_all(&wire).await.unwrap();
+    drop(loud);
+    soon(async {
+        while house.bus.core().inquiries.available_permits() != places {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -164,6 +164,11 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         let mut next = first;
         while let Some(frame) = next {
             frames += 1;
+            if frame.kind() == FrameKind::Message {
+                self.replies
+                    .inquiries
+                    .answered(frame.sender(), frame.header().unwrap_or_else(|| frame.payload()));
+            }
             // Whom the caller sends away needs no more of them; they would only take memory.
             let more = self.put(&frame) && frames <= queued;
             next = if more { self.queue.try_recv().ok() } else { None };

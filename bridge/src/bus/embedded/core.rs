@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use busrt::{EventChannel, broker::Client, client::AsyncClient};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{
@@ -26,7 +26,11 @@ pub(crate) struct Core {
     pub(super) registrar: mpsc::Sender<Registration>,
     pub(super) ids: AtomicU64,
     pub(super) census: Mutex<Census>,
+    /// Calls to the broker itself that may be under way.
+    pub(crate) inquiries: Semaphore,
     /// Set when [`Embedded::close`] was called and the last port is gone.
+    pub(super) closing: CancellationToken,
+    /// Set a moment later, when clients have been told.
     pub(crate) ended: CancellationToken,
 }
 
@@ -40,7 +44,7 @@ pub(super) struct Census {
 impl Core {
     /// Registers a client with the broker. Dropping it frees the name.
     pub(crate) async fn register(&self, name: &str, queue: usize) -> Result<(Client, u64), PortError> {
-        if self.ended.is_cancelled() {
+        if self.closing.is_cancelled() {
             return Err(PortError::Closed);
         }
         let (done, registered) = oneshot::channel();
@@ -87,7 +91,7 @@ impl Core {
         let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
         census.ports = census.ports.saturating_sub(1);
         if census.closing && census.ports == 0 {
-            self.ended.cancel();
+            self.closing.cancel();
         }
     }
 
@@ -95,7 +99,7 @@ impl Core {
         let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
         census.closing = true;
         if census.ports == 0 {
-            self.ended.cancel();
+            self.closing.cancel();
         }
     }
 }

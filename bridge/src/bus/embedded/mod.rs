@@ -26,7 +26,7 @@ use std::{
 use busrt::{QoS, client::AsyncClient};
 use futures_util::{FutureExt, future::BoxFuture};
 use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -69,6 +69,9 @@ pub(crate) use crate::bus::embedded::core::Core;
 
 /// Commands that wait for a publisher before [`Port::submit`] does.
 const COMMANDS: usize = 1024;
+
+/// How topics begin on which the broker tells who comes and goes. `#` matches them, but nobody in this process asks for them.
+const ANNOUNCED: &str = ".broker/";
 
 /// Frames that wait for a port: none is ever read.
 const PORT_QUEUE: usize = 1;
@@ -159,10 +162,11 @@ struct Mouthpiece {
 pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'static, ()>>) {
     let (registrar, asked) = mpsc::channel(COMMANDS);
     let (pumps, begun) = mpsc::channel(COMMANDS);
-    let ended = CancellationToken::new();
+    let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
     let core = Arc::new(Core {
         table: Table::new(),
         counters: Arc::default(),
+        inquiries: Semaphore::new(config.max_concurrent_tasks.get().min(Semaphore::MAX_PERMITS)),
         config,
         hands: Hands::new(routes.consumed()),
         routes,
@@ -170,10 +174,11 @@ pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'st
         registrar,
         ids: AtomicU64::new(1),
         census: Mutex::default(),
+        closing: closing.clone(),
         ended: ended.clone(),
     });
-    let mut tasks =
-        vec![Registrar::new(asked, ended).run().boxed(), subscription::run(Arc::clone(&core), begun).boxed()];
+    let registrar = Registrar::new(asked, closing, ended);
+    let mut tasks = vec![registrar.run().boxed(), subscription::run(Arc::clone(&core), begun).boxed()];
     let mut publishers = Vec::new();
     for _ in 0..core.config.publishers.get() {
         let (opened, opening) = mpsc::channel(COMMANDS);

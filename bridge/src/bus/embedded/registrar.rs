@@ -1,11 +1,17 @@
-//! The one owner of the broker: it registers and unregisters clients.
+//! The one owner of the broker: it registers and unregisters clients, and lets the broker speak for itself.
+//!
+//! Ordinary clients of BUS/RT ask their broker things under the name `.broker`, and hear from it who comes and goes. The crate
+//! brings both, so that the answers are those of its own server.
 
 use busrt::{
     ErrorKind,
-    broker::{Broker, Client},
+    broker::{Broker, BrokerEvent, Client},
 };
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Frames that wait for the broker itself: calls of local clients, of which [`crate::bus::door`] lets few wait.
+const OWN_QUEUE: usize = 1024;
 
 use crate::bus::PortError;
 
@@ -30,16 +36,39 @@ pub(super) enum Registration {
 pub(super) struct Registrar {
     broker: Broker,
     asked: mpsc::Receiver<Registration>,
-    ended: CancellationToken,
+    /// Cancelled when the last port is gone.
+    closing: CancellationToken,
+    /// Ends the bus, also if this is dropped without having run.
+    ended: DropGuard,
 }
 
 impl Registrar {
-    pub(super) fn new(asked: mpsc::Receiver<Registration>, ended: CancellationToken) -> Self {
-        Self { broker: Broker::new(), asked, ended }
+    /// Ends the bus by `ended` once `closing` is cancelled and the clients have been told.
+    pub(super) fn new(
+        asked: mpsc::Receiver<Registration>,
+        closing: CancellationToken,
+        ended: CancellationToken,
+    ) -> Self {
+        Self { broker: Broker::new(), asked, closing, ended: ended.drop_guard() }
     }
 
-    /// Serves until the bus has ended.
+    /// Serves until the bus ends.
     pub(super) async fn run(mut self) {
+        self.broker.set_queue_size(OWN_QUEUE);
+        if let Err(error) = self.broker.init_default_core_rpc().await {
+            tracing::warn!(%error, "the broker does not answer for itself");
+        }
+        self.attend().await;
+        // Clients of the door take what is in their queues before they go, so that they hear why.
+        if let Err(error) = self.broker.announce(BrokerEvent::shutdown()).await {
+            tracing::debug!(%error, "the end of the bus was not announced");
+        }
+        // The broker holds the client that holds the broker.
+        drop(self.broker.core_rpc_client().lock().await.take());
+        drop(self.ended);
+    }
+
+    async fn attend(&mut self) {
         loop {
             tokio::select! {
                 // What was asked comes first: a port that closes last wants its answer.
@@ -48,7 +77,7 @@ impl Registrar {
                     Some(asked) => self.serve(asked).await,
                     None => return,
                 },
-                () = self.ended.cancelled() => return,
+                () = self.closing.cancelled() => return,
             }
         }
     }

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::bus::{
     Inbox, Message,
     embedded::{
-        Core,
+        ANNOUNCED, Core,
         barrier::Token,
         member::{Member, OVERHEAD},
         table::Seat,
@@ -134,6 +134,9 @@ impl Shelf {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         let rest = (0..queued).map_while(|_| queue.try_recv().ok());
         for frame in first.into_iter().chain(rest) {
+            if frame.topic().is_some_and(|topic| topic.starts_with(ANNOUNCED)) {
+                continue;
+            }
             // What no publisher has announced, and none waits with.
             let overheard = self.member.overhears();
             if overheard || frame.kind() != FrameKind::Publish {

@@ -7,6 +7,7 @@ use crate::native::codec::{CodecError, Qos, Text, body_length, cut, put_terminat
 /// Bytes before the body.
 pub const HEAD: usize = 9;
 
+const NOP: u8 = 0x00;
 const PUBLISH: u8 = 0x01;
 const SUBSCRIBE: u8 = 0x02;
 const UNSUBSCRIBE: u8 = 0x03;
@@ -213,6 +214,8 @@ fn request(operation: u8, mut body: Bytes) -> Result<Request, CodecError> {
         }
         MESSAGE => Request::Message { target: cut(&mut body)?, payload: body },
         BROADCAST => Request::Broadcast { mask: cut(&mut body)?, payload: body },
+        // With a quality of service it is no ping to BUS/RT: it has a body, nothing comes of it, and it is not answered.
+        NOP => cut(&mut body).map(|_| Request::Ping)?,
         unknown => return Err(CodecError::UnknownKind(unknown)),
     })
 }
@@ -329,7 +332,8 @@ mod tests {
         assert_eq!(frame(PUBLISH, b"\xFF\0"), Err(CodecError::NotText));
         assert_eq!(frame(SUBSCRIBE, b"a\0\xFF"), Err(CodecError::NotText));
         assert_eq!(frame(0x20, b"x\0"), Err(CodecError::UnknownKind(0x20)));
-        assert_eq!(frame(0x40, b""), Err(CodecError::UnknownKind(0)));
+        assert_eq!(frame(0x40, b""), Err(CodecError::NoSeparator));
+        assert_eq!(frame(0x40, b"x\0y").unwrap().unwrap().request, Request::Ping);
     }
 
     #[test]
