@@ -88,6 +88,49 @@ async fn the_busrt_command_line_hears_the_gateways_own_bus() {
 }
 
 #[tokio::test]
+async fn the_benchmark_of_the_busrt_command_line_runs_without_an_error() {
+    let test = "the_benchmark_of_the_busrt_command_line_runs_without_an_error";
+    let Some(busrt) = tool("DAEMONEYE_TEST_BUSRT", test) else { return };
+    let mut world = world("");
+    world.start().await;
+    let socket = world.socket();
+    let socket = socket.to_str().expect("test paths are UTF-8");
+    // Named as it names itself, whatever this host is called.
+    let args = [socket, "-n", "cli.host.4711", "benchmark", "-w", "2", "-i", "40000"];
+    let mut benchmark = Program::start(&busrt, &args, world.folder.path());
+    let status = benchmark.ended(std::time::Duration::from_secs(120)).await;
+    let log = benchmark.log();
+    assert!(status.success() && !log.to_lowercase().contains("error"), "{log}");
+    for stage in ["rpc.call", "rpc.call+handle", "rpc.call0", "send.qos.no", "send+recv.qos.processed"] {
+        assert!(log.contains(stage), "{stage}: {log}");
+    }
+    println!("{log}");
+}
+
+#[tokio::test]
+async fn the_busrt_command_line_asks_the_gateways_own_broker() {
+    let Some(busrt) = tool("DAEMONEYE_TEST_BUSRT", "the_busrt_command_line_asks_the_gateways_own_broker")
+    else {
+        return;
+    };
+    let mut world = world("");
+    world.start().await;
+    let socket = world.socket();
+    let socket = socket.to_str().expect("test paths are UTF-8");
+    for (question, answer) in [
+        (&["broker", "test"][..], "ok"),
+        (&["broker", "info"], "0.5.6"),
+        (&["broker", "stats"], "uptime"),
+        (&["broker", "client.list"], ".broker"),
+    ] {
+        let args = [&[socket, "-n", "cli.host.4711"], question].concat();
+        let mut asked = Program::start(&busrt, &args, world.folder.path());
+        let status = asked.ended(std::time::Duration::from_secs(30)).await;
+        assert!(status.success() && asked.log().contains(answer), "{question:?}: {}", asked.log());
+    }
+}
+
+#[tokio::test]
 async fn the_gateway_is_a_client_of_the_real_busrtd() {
     let test = "the_gateway_is_a_client_of_the_real_busrtd";
     let Some(busrtd) = tool("DAEMONEYE_TEST_BUSRTD", test) else { return };

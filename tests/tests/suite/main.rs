@@ -5,6 +5,7 @@ mod between;
 mod call;
 mod chain;
 mod cli;
+mod conformance;
 mod consumer;
 mod crowd;
 mod demo;

@@ -58,9 +58,8 @@ pub(super) struct Memory {
     topics: HashMap<Box<str>, Arc<Known>>,
     /// Consumers in this process that heard something since the last barrier.
     touched: Vec<Arc<Member>>,
-    /// Acks of this turn: those that are due, and those of published frames.
-    due: Vec<(u32, Code)>,
-    published: Vec<u32>,
+    /// Acks of this turn in the order of their frames; without a code, those of published frames.
+    acks: Vec<(u32, Option<Code>)>,
     /// Frames published, for the pace.
     count: usize,
     /// Whether a frame of this turn is timed on its way to other clients of the door.
@@ -112,11 +111,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         if !qos.needs_ack() {
             return;
         }
-        match verdict {
-            Ok(Served::Done) => self.memory.due.push((frame.id, Code::OK)),
-            Ok(Served::Published) => self.memory.published.push(frame.id),
-            Err(code) => self.memory.due.push((frame.id, code)),
-        }
+        let code = match verdict {
+            Ok(Served::Done) => Some(Code::OK),
+            Ok(Served::Published) => None,
+            Err(code) => Some(code),
+        };
+        self.memory.acks.push((frame.id, code));
     }
 
     /// Publishes to a topic: to all, or to one receiver.
@@ -267,14 +267,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Sends the acks of this turn, or sees to it that they will be.
     async fn finish_turn(&mut self) {
         self.memory.timed = false;
-        let mut due = mem::take(&mut self.memory.due);
-        let published = mem::take(&mut self.memory.published);
-        let owed = if published.is_empty() || self.memory.touched.is_empty() {
-            due.extend(published.into_iter().map(|id| (id, Code::OK)));
-            Vec::new()
-        } else {
-            published
-        };
+        let mut due = Vec::new();
+        let mut owed = Vec::new();
+        for (id, code) in self.memory.acks.drain(..) {
+            match code {
+                // Some consumer here heard something: what was published is acknowledged when he has taken it.
+                None if !self.memory.touched.is_empty() => owed.push(id),
+                code => due.push((id, code.unwrap_or(Code::OK))),
+            }
+        }
         if !due.is_empty() {
             self.replies.push(due);
         }
