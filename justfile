@@ -16,7 +16,7 @@ kill rounds="20":
 rotate seconds="60":
     DAEMONEYE_TEST_ROTATION={{seconds}} cargo test --release -p daemoneye-tests --test suite -- rotation --nocapture --test-threads 1
 
-# One bench (handshake, throughput, latency, spool) with the profile that images are built with.
+# One bench (handshake, throughput, latency, native, spool) with the profile that images are built with.
 bench name:
     cargo bench --profile dist -p daemoneye-tests --bench {{name}}
 
@@ -32,3 +32,9 @@ flood:
 # Three tiers, killed at random for five minutes.
 chain seconds="300":
     DAEMONEYE_TEST_CHAIN={{seconds}} cargo test --release -p daemoneye-tests --test suite -- chain --nocapture --test-threads 1
+
+    DAEMONEYE_TEST_FLOOD=full cargo test --release -p daemoneye-tests --test suite -- flood --nocapture --test-threads 1
+
+# The BUS/RT codec under libFuzzer with the address sanitizer. The flags are what `cargo fuzz` sets, for a stable compiler.
+fuzz seconds="600":
+    cd tests/fuzz && mkdir -p corpus && RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address --cfg fuzzing -Ccodegen-units=1" cargo run --release --target x86_64-unknown-linux-gnu --bin codec -- -max_total_time={{seconds}} -max_len=8192 corpus
