@@ -24,7 +24,7 @@ use crate::{
 
 /// What a port asks of the publisher task that serves it.
 ///
-/// An implementation of [`Bus`] owns the receiving end.
+/// An implementation of [`Bus`](crate::bus::Bus) owns the receiving end.
 #[derive(Debug)]
 pub enum Command {
     /// Publish a batch of the port.
@@ -137,7 +137,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// Opens a port onto the publisher behind `queue`; used by implementations of [`Bus`].
+    /// Opens a port onto the publisher behind `queue`; used by implementations of [`Bus`](crate::bus::Bus).
     ///
     /// The receiver ends when the port is dropped, whether or not it was closed before.
     #[must_use]

@@ -14,7 +14,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::bus::{
     Beat, Drum, Heard, HeardAs,
-    embedded::{Core, member::Member, table::Seat},
+    embedded::{ANNOUNCED, Core, member::Member, table::Seat},
 };
 
 /// Frames that the broker queues for a port that hears, before whoever publishes yields to its pump: four times as many as a
@@ -79,7 +79,8 @@ async fn pump(core: Arc<Core>, end: End, queue: EventChannel, drum: Drum) {
             frame = queue.recv() => match frame {
                 Ok(frame) => {
                     let rest = (0..queue.len()).map_while(|_| queue.try_recv().ok());
-                    for frame in std::iter::once(frame).chain(rest) {
+                    let is_told = |frame: &Frame| frame.topic().is_some_and(|topic| topic.starts_with(ANNOUNCED));
+                    for frame in std::iter::once(frame).chain(rest).filter(|frame| !is_told(frame)) {
                         if let Beat::Dropped(count) = drum.offer(names.heard(frame)) {
                             core.counters.inbox_dropped.add(count);
                         }

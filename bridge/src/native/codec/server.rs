@@ -72,18 +72,28 @@ pub struct Envelope<'a> {
 ///
 /// [`CodecError::Length`], if it does not fit into a frame; nothing is appended then.
 pub fn deliver(into: &mut BytesMut, envelope: &Envelope<'_>, parts: &[&[u8]]) -> Result<(), CodecError> {
+    let payload = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+    head(into, envelope, payload)?;
+    for part in parts {
+        into.put_slice(part);
+    }
+    Ok(())
+}
+
+/// Appends all of a delivery but its payload, which has `payload` bytes and follows it on the wire from where it lies.
+///
+/// # Errors
+///
+/// [`CodecError::Length`], if it does not fit into a frame; nothing is appended then.
+pub fn head(into: &mut BytesMut, envelope: &Envelope<'_>, payload: usize) -> Result<(), CodecError> {
     let both = [envelope.sender, envelope.topic];
     let names = if envelope.kind == Kind::Publish { &both[..] } else { &both[..1] };
-    let lengths = names.iter().map(|name| name.len() + 1).chain(parts.iter().map(|part| part.len()));
-    let length = body_length(lengths)?;
+    let length = body_length(names.iter().map(|name| name.len() + 1).chain([payload]))?;
     into.reserve(HEAD.saturating_add(length as usize));
     into.put_u8(envelope.kind as u8);
     into.put_u32_le(length);
     into.put_u8(u8::from(envelope.realtime));
     put_terminated(into, names);
-    for part in parts {
-        into.put_slice(part);
-    }
     Ok(())
 }
 
