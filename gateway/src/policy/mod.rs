@@ -6,6 +6,7 @@
 //! Kept true: what no rule allows is denied; what some rule denies is denied, whoever allows it; a permit is made here
 //! only, cannot be copied, and is spent by [`crate::bus`].
 
+mod broadcast;
 mod builtin;
 pub mod command;
 mod compare;
@@ -25,6 +26,7 @@ mod subject;
 mod verdict;
 
 pub use self::{
+    broadcast::BroadcastPermit,
     compare::{Change, Cut, Impact},
     downlink::{DownlinkPermit, LocalClient, Way},
     explain::{Action, ActionError, Cause, Explanation, Question, RuleView},

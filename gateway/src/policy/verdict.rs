@@ -25,7 +25,7 @@ use crate::{
 /// What a peer may do under one generation of the policy.
 #[derive(Debug)]
 pub struct Rights {
-    grant: Grant,
+    pub(super) grant: Grant,
     limits: Limits,
     generation: u64,
     metrics: Arc<Metrics>,
@@ -223,7 +223,7 @@ impl Rights {
         Ok(CallPermit { collector: Collector::new(self.peer().clone(), name), client: client.into() })
     }
 
-    fn tally(&self, verb: Verb) -> Tally {
+    pub(super) fn tally(&self, verb: Verb) -> Tally {
         Tally::new(&self.metrics, &self.label(), verb)
     }
 
