@@ -137,6 +137,7 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let (denials, denied) = watch::channel(Arc::default());
     let places = (config.tcp.limits.connections.get(), config.unix_socket.max_connections.get());
     let (tcp, identity) = (config.tcp, config.identity);
+    let native = tcp.native.clone();
     let ingress = Ingress::open(tcp, identity, denied.clone(), refusals.clone(), &counts.ingress)?;
     let admin = Admin::bind(config.admin).await?;
     let Kept { state, audit, deny, held } = keep_state(config.state, counts.kept, denials, &mut tasks)?;
@@ -159,6 +160,7 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let last_call = CancellationToken::new();
     let (sessions, server) = converse(config.session, stages, (&front, &local), &mut tasks)?;
     let server = server.last_call(last_call.clone());
+    let native = sessions.native(native, last_call.clone());
 
     metrics.vitals(vitals(&front, &local));
     let shown = ((&front, &sessions, &judge), (&ingress, &local, &state), (upward.as_ref(), refused, places));
@@ -168,7 +170,7 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
         front,
         drain: config.drain,
         ingress,
-        reception: Reception { server, roll, judge, refusals, metrics: counts.session },
+        reception: Reception { server, native, roll, judge, refusals, metrics: counts.session },
         deny,
         audit,
         last_call,

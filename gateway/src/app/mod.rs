@@ -27,11 +27,11 @@ use crate::{
     deny,
     ingress::{Ingress, PeerStream},
     policy::Judge,
-    session::{self, http2::Server, leash::Roll},
+    session::{self, http2::Server, leash::Roll, native},
     snapshot::Snapshots,
     state::{State, audit::Audit},
     telemetry::metrics::Exporter,
-    tls::{Refusal, Refusals},
+    tls::{Protocol, Refusal, Refusals},
 };
 
 mod build;
@@ -265,6 +265,7 @@ async fn leave(
 #[derive(Clone, Debug)]
 struct Reception {
     server: Server,
+    native: native::Server,
     roll: Roll,
     judge: Judge,
     refusals: Refusals,
@@ -275,7 +276,12 @@ impl Reception {
     /// Serves one peer to its end.
     async fn receive(self, mut stream: PeerStream) {
         if let Some(declined) = stream.declined() {
-            return self.server.decline(stream, &declined.over.to_string(), declined.wait).await;
+            return match stream.protocol() {
+                Protocol::BusRt => self.native.decline(stream).await,
+                Protocol::Http2 => {
+                    self.server.decline(stream, &declined.over.to_string(), declined.wait).await;
+                }
+            };
         }
         let _served = self.metrics.serving();
         let (peer, remote) = (stream.peer().clone(), stream.remote());
@@ -285,7 +291,10 @@ impl Reception {
         }
         let enrolled = self.roll.enrol(stream.papers(), remote);
         stream.obey(enrolled.caller().cut().clone());
-        self.server.serve(stream, enrolled).await;
+        match stream.protocol() {
+            Protocol::BusRt => self.native.serve(stream, enrolled).await,
+            Protocol::Http2 => self.server.serve(stream, enrolled).await,
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 mod downlink;
 mod envelope;
 mod hearing;
+mod native;
 mod ticket;
 mod voice;
 
@@ -33,6 +34,7 @@ pub use self::{
     downlink::{Answer, Arrived, Letter, Listening, Opened, Return, Undelivered},
     envelope::Origin,
     hearing::{Heard, Hearing},
+    native::{Debt, Inbox, Narrow, Parcel, Sealed},
     ticket::Ticket,
     voice::{Outgoing, Unsent, Voice},
 };

@@ -42,6 +42,7 @@ fn every_key_is_documented_in_its_section() {
         "route",
         "rates",
         "flapping",
+        "native",
         "proxy",
         "client",
     ];
@@ -49,6 +50,7 @@ fn every_key_is_documented_in_its_section() {
         "tcp",
         "tcp.rates",
         "tcp.flapping",
+        "tcp.native",
         "tcp.proxy",
         "tcp.tls_config",
         "identity",

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::{
     ingress::{caps::Limits, flaps},
     listener::{self, RatesConfig, proxy},
+    session::native,
     tls::{self, Deadlines},
 };
 
@@ -29,6 +30,8 @@ pub struct Config {
     pub limits: Limits,
     /// How often one may come.
     pub flapping: flaps::Config,
+    /// BUS/RT beside gRPC.
+    pub native: native::Config,
 }
 
 /// The section `[tcp]`.
@@ -68,6 +71,8 @@ struct File {
     rates: RatesConfig,
     /// How often one peer may come.
     flapping: flaps::Config,
+    /// BUS/RT beside gRPC.
+    native: native::Config,
     /// Load balancers that say for whom they connect.
     proxy: proxy::Config,
     /// Certificates and versions.
@@ -90,6 +95,7 @@ impl Default for File {
             keepalive: Duration::from_mins(1),
             rates: RatesConfig::default(),
             flapping: flaps::Config::default(),
+            native: native::Config::default(),
             proxy: proxy::Config::default(),
             tls_config: tls::Config::default(),
         }
@@ -132,7 +138,14 @@ impl TryFrom<File> for Config {
             rates: file.rates,
             proxy: file.proxy,
         };
-        Ok(Self { listener, tls: file.tls_config, deadlines, limits, flapping: file.flapping })
+        Ok(Self {
+            listener,
+            tls: file.tls_config,
+            deadlines,
+            limits,
+            flapping: file.flapping,
+            native: file.native,
+        })
     }
 }
 

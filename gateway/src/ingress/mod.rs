@@ -39,7 +39,7 @@ use crate::{
     deny::Denials,
     identity::{self, Directory},
     listener::{self, Accepted, Away, BindError, Listener, Turned},
-    tls::{self, Acceptor, Refusal, Refusals, Stage},
+    tls::{self, Acceptor, Offer, Refusal, Refusals, Stage},
 };
 
 impl Gate {
@@ -125,7 +125,8 @@ impl Ingress {
     ) -> Result<Self, OpenError> {
         let directory = Arc::new(Directory::new(identity, metrics.identity.clone()));
         let judge = Arc::new(Porter::new(Arc::clone(&directory), denials));
-        let tls = Acceptor::load(config.tls, config.deadlines, judge, metrics.tls.clone())?;
+        let offer = Offer { native: config.native.enabled, without_alpn: config.native.without_alpn };
+        let tls = Acceptor::load((config.tls, offer), config.deadlines, judge, metrics.tls.clone())?;
         let listener = Listener::bind(&config.listener, metrics.listener.clone())?;
         let caps = Caps::new(config.limits, config.flapping);
         Ok(Self { listener, gate: Arc::new(Gate { tls, directory, refusals, caps }) })

@@ -22,13 +22,14 @@ use crate::{
     identity::VerifiedPeer,
     ingress::caps::{Declined, Slot},
     session::{http2::Cut, leash::Papers},
-    tls::Secured,
+    tls::{Protocol, Secured},
 };
 
 /// What a peer reads from and writes to.
 #[derive(Debug)]
 pub struct PeerStream {
     io: TlsStream<TcpStream>,
+    protocol: Protocol,
     peer: VerifiedPeer,
     remote: SocketAddr,
     /// What it was admitted on.
@@ -47,9 +48,16 @@ impl PeerStream {
         peer: VerifiedPeer,
         (slot, declined): (Slot, Option<Declined>),
     ) -> Self {
+        let protocol = secured.protocol();
         let (chain, presented) = (Arc::clone(secured.chain()), secured.presented().into());
         let (io, remote) = secured.into_parts();
-        Self { io, peer, remote, chain, presented, cut: None, declined, _slot: slot }
+        Self { io, protocol, peer, remote, chain, presented, cut: None, declined, _slot: slot }
+    }
+
+    /// What it speaks.
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Who is at the other end.

@@ -114,6 +114,7 @@ where
     let arrival = Arrival {
         peer: rights.peer().clone(),
         address: remote.to_string(),
+        transport: "grpc",
         software: hello.software.clone(),
         certificate: Arc::new(Certificate::of("client", verified.certificate())),
         expires: verified.not_after().into(),

@@ -23,6 +23,7 @@ pub(super) struct Live {
     pub(super) peer: PeerId,
     pub(super) session: String,
     pub(super) address: String,
+    transport: &'static str,
     pub(super) software: String,
     certificate: Arc<Certificate>,
     /// When the first certificate of the path expires.
@@ -100,6 +101,8 @@ impl StreamCounts {
 pub(super) struct Arrival {
     pub(super) peer: PeerId,
     pub(super) address: String,
+    /// What it speaks.
+    pub(super) transport: &'static str,
     pub(super) software: String,
     pub(super) certificate: Arc<Certificate>,
     pub(super) expires: Timestamp,
@@ -121,6 +124,7 @@ impl Live {
             varying: Mutex::new(Varying { roles: arrival.roles, speaks_as }),
             peer: arrival.peer,
             address: arrival.address,
+            transport: arrival.transport,
             software: arrival.software,
             certificate: arrival.certificate,
             expires: arrival.expires,
@@ -191,7 +195,7 @@ impl Live {
             roles,
             session: self.session.clone(),
             address: self.address.clone(),
-            transport: "grpc",
+            transport: self.transport,
             software: self.software.clone(),
             since: Timestamp(self.since),
             last_heard: Timestamp(SystemTime::now().checked_sub(silence).unwrap_or(self.since)),

@@ -17,6 +17,8 @@ pub mod downlink;
 
 pub mod http2;
 
+pub mod native;
+
 pub mod leash;
 
 mod actor;
@@ -47,6 +49,7 @@ use daemoneye_bridge::lifecycle::Leash;
 use daemoneye_proto::{MAX_MESSAGE, v1::federation_server::FederationServer};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 pub use self::{config::Config, metrics::Metrics};
@@ -150,6 +153,12 @@ impl Sessions {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         Routes::new(service)
+    }
+
+    /// What serves BUS/RT. Once `last_call` is cancelled, connections are cut that are there still.
+    #[must_use]
+    pub fn native(&self, config: native::Config, last_call: CancellationToken) -> native::Server {
+        native::Server::new(Arc::clone(&self.0), config, last_call)
     }
 
     /// Who is here, and who was.

@@ -46,8 +46,11 @@ pub(crate) enum Fault {
     #[error("first_seq: expected {expected}, got {got}")]
     Sequence { expected: Seq, got: Seq },
     /// Nothing was heard for too long.
-    #[error("nothing was heard for three heartbeats")]
+    #[error("nothing was heard for too long")]
     Silent,
+    /// What was written to it was not taken for too long.
+    #[error("the peer does not read what is written to it")]
+    SlowReader,
     /// A plain call's sequence number is ahead of its stream.
     #[error("seq: expected {expected} at most, got {got}")]
     SkippedAhead { expected: Seq, got: Seq },
@@ -102,6 +105,7 @@ impl Fault {
             Self::InUse { .. } => "in_use",
             Self::Lost => "lost",
             Self::Silent => "silent",
+            Self::SlowReader => "slow_reader",
             Self::State => "state",
             Self::Superseded => "superseded",
             Self::Version { .. } => "version",
@@ -117,6 +121,7 @@ impl Fault {
             | Self::Draining { .. }
             | Self::InUse { .. }
             | Self::Silent
+            | Self::SlowReader
             | Self::State
             | Self::Unconfirmed
             | Self::Withdrawn => Code::Unavailable,

@@ -190,7 +190,7 @@ pub struct Collector {
     pub session: String,
     /// Address it came from.
     pub address: String,
-    /// How it talks: `grpc`.
+    /// How it talks: `grpc`, or `native` for BUS/RT.
     pub transport: &'static str,
     /// What it says of its software.
     pub software: String,

@@ -29,10 +29,30 @@ pub struct Deadlines {
     pub whole: Duration,
 }
 
+/// What is spoken beside HTTP/2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// BUS/RT, with who offers it.
+    pub native: bool,
+    /// BUS/RT, with who offers nothing.
+    pub without_alpn: bool,
+}
+
+/// What a secured connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// BUS/RT.
+    BusRt,
+    /// HTTP/2, for gRPC.
+    Http2,
+}
+
 /// Secures connections with the material in force.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     store: Store,
+    /// Whether BUS/RT is spoken with who offers no protocol.
+    without_alpn: bool,
     terms: Terms,
     deadlines: Deadlines,
     reload_interval: Duration,
@@ -47,7 +67,7 @@ impl Acceptor {
     ///
     /// [`LoadError`] names the file and a remedy.
     pub fn load(
-        config: Config,
+        (config, offer): (Config, Offer),
         deadlines: Deadlines,
         judge: Arc<dyn Judge>,
         metrics: Metrics,
@@ -55,8 +75,13 @@ impl Acceptor {
         let Config { floor, reload_interval, .. } = config;
         let profile = config.profile.clone();
         let store = Store::open_all(config.into_plan())?;
-        let terms = Terms { protocols: vec![H2.to_vec()], floor, profile, judge };
-        Ok(Self { store, terms, deadlines, reload_interval, metrics })
+        let mut protocols = vec![H2.to_vec()];
+        if offer.native {
+            protocols.push(BUSRT.to_vec());
+        }
+        let terms = Terms { protocols, floor, profile, judge };
+        let without_alpn = offer.without_alpn;
+        Ok(Self { store, without_alpn, terms, deadlines, reload_interval, metrics })
     }
 
     /// The material, to reload it on request.
@@ -128,7 +153,8 @@ impl Acceptor {
         let stream = within(handshake, start.into_stream(settings)).await?;
         // A client that offers no protocol at all is let through by rustls.
         match stream.get_ref().1.alpn_protocol() {
-            Some(H2) => Ok(stream),
+            Some(H2 | BUSRT) => Ok(stream),
+            None if self.without_alpn => Ok(stream),
             _ => {
                 Err(Failure::Broken(io::Error::new(io::ErrorKind::InvalidData, Error::NoApplicationProtocol)))
             }
@@ -142,6 +168,9 @@ async fn within<T>(patience: Duration, step: impl Future<Output = io::Result<T>>
 
 /// HTTP/2, for gRPC.
 const H2: &[u8] = b"h2";
+
+/// BUS/RT, version 1.
+const BUSRT: &[u8] = b"busrt/1";
 
 /// How far a handshake came.
 #[derive(Debug, Default)]
@@ -251,6 +280,15 @@ pub struct Secured {
 }
 
 impl Secured {
+    /// What it speaks: what was agreed on, and BUS/RT with who offered nothing and was let through.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        match self.stream.get_ref().1.alpn_protocol() {
+            Some(H2) => Protocol::Http2,
+            _ => Protocol::BusRt,
+        }
+    }
+
     /// What the peer proved to be.
     #[must_use]
     pub const fn chain(&self) -> &Arc<VerifiedChain> {

@@ -21,7 +21,7 @@ use daemoneye_bridge::trust::{
 use serde::Deserialize;
 
 pub use self::{
-    acceptor::{Acceptor, Deadlines, Secured},
+    acceptor::{Acceptor, Deadlines, Offer, Protocol, Secured},
     metrics::Metrics,
     refusals::{Refusal, Refusals, Stage},
 };

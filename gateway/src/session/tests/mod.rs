@@ -131,7 +131,7 @@ impl Stage {
         let cut = Cut::default();
         let rights: Rights = self.judge.rights(&peer).unwrap();
         let visitor = Visitor {
-            retiring: tokio_util::sync::CancellationToken::new(),
+            retiring: CancellationToken::new(),
             rights,
             remote: "127.0.0.1:4444".parse().unwrap(),
             presence: hall.registry.admit(Guest::Greeting, peer.id()).unwrap(),

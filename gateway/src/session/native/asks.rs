@@ -1,0 +1,204 @@
+//! What a client asks, beside publishing to all: each frame judged, then done by the bus at once.
+
+use bytes::Bytes;
+use daemoneye_bridge::{
+    bus::{
+        Filter, SendError,
+        rpc::{Rpc, RpcError},
+    },
+    native::codec::{
+        Code, Text,
+        client::{ClientFrame, Request, Topics},
+    },
+    topic::Pattern,
+};
+use tokio::time::Instant;
+
+use crate::{
+    bus::Narrow,
+    policy::Denial,
+    session::{native::talk::Session, status::Fault},
+};
+
+impl Session {
+    /// Serves one frame; its ack, unless it follows when the bus has taken what was published.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`], if the session cannot go on.
+    pub(super) async fn serve(&mut self, frame: ClientFrame) -> Result<Option<(u32, Code)>, Fault> {
+        let ClientFrame { id, qos, request } = frame;
+        let wanted = qos.needs_ack().then_some(id);
+        if let Request::Publish { topic, payload } = request {
+            let refused = self.uplink.publish(&topic, payload, wanted).err();
+            if self.uplink.is_full() {
+                self.uplink.hand_over(Instant::now())?;
+                self.clear().await?;
+            }
+            return Ok(wanted.zip(refused));
+        }
+        if request == Request::Ping {
+            return Ok(None);
+        }
+        // What was published before is before this on the bus too.
+        self.uplink.hand_over(Instant::now())?;
+        self.clear().await?;
+        let done = match request {
+            Request::Broadcast { mask, payload } => self.broadcast(mask.as_str(), payload).await,
+            Request::Exclude(topics) => self.exclude(&topics).await,
+            Request::Message { target, payload } => self.message(target.as_str(), payload).await,
+            Request::PublishFor { topic, receiver, payload } => {
+                self.publish_for(&topic, receiver.as_str(), payload).await
+            }
+            Request::Subscribe(topics) => self.subscribe(&topics).await,
+            Request::Unexclude(topics) => self.unexclude(&topics).await,
+            Request::Unsubscribe(topics) => self.unsubscribe(&topics).await,
+            Request::Ping | Request::Publish { .. } => Ok(()),
+        };
+        if done.is_err() {
+            self.uplink.tally.rejected.inc();
+        }
+        Ok(wanted.map(|id| (id, done.err().unwrap_or(Code::OK))))
+    }
+
+    /// Waits until what found no room on the bus has some. Only this client waits.
+    async fn clear(&mut self) -> Result<(), Fault> {
+        while let Some(voice) = self.uplink.stuck() {
+            voice.ready().await;
+            self.uplink.resume()?;
+        }
+        Ok(())
+    }
+
+    async fn subscribe(&mut self, topics: &Topics) -> Result<(), Code> {
+        if !self.hears.can() {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        let wanted = filters(topics)?;
+        let patterns: Vec<Pattern> = topics.iter().map(pattern).collect::<Result<_, _>>()?;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let new = wanted.iter().filter(|filter| !self.subscriptions.heard.contains_key(*filter)).count();
+        if self.subscriptions.heard.len().saturating_add(new) > self.config.max_subscriptions {
+            return Err(Code::BUSY);
+        }
+        let permit = self.rights.subscribe(patterns.clone()).map_err(|denial| refusal(&denial))?;
+        self.uplink.voice.subscribe(permit, wanted.clone()).await.map_err(code_of)?;
+        self.subscriptions.heard.extend(wanted.into_iter().zip(patterns));
+        Ok(())
+    }
+
+    async fn unsubscribe(&mut self, topics: &Topics) -> Result<(), Code> {
+        let fewer = filters(topics)?;
+        self.subscriptions.heard.retain(|filter, _| !fewer.contains(filter));
+        self.uplink.voice.narrow(Narrow::Unsubscribe, fewer).await.map_err(code_of)
+    }
+
+    async fn exclude(&mut self, topics: &Topics) -> Result<(), Code> {
+        let excluded = filters(topics)?;
+        let new = excluded.iter().filter(|filter| !self.subscriptions.excluded.contains(*filter)).count();
+        if self.subscriptions.excluded.len().saturating_add(new) > self.config.max_subscriptions {
+            return Err(Code::BUSY);
+        }
+        self.uplink.voice.narrow(Narrow::Exclude, excluded.clone()).await.map_err(code_of)?;
+        self.subscriptions.excluded.extend(excluded);
+        Ok(())
+    }
+
+    async fn unexclude(&mut self, topics: &Topics) -> Result<(), Code> {
+        let included = filters(topics)?;
+        self.subscriptions.excluded.retain(|filter| !included.contains(filter));
+        self.uplink.voice.narrow(Narrow::Unexclude, included).await.map_err(code_of)
+    }
+
+    async fn message(&mut self, target: &str, payload: Bytes) -> Result<(), Code> {
+        self.fits(&payload)?;
+        self.charge();
+        let rpc = Rpc::decode(&payload);
+        if let Ok(Rpc::Reply { id, .. } | Rpc::Error { id, .. }) = rpc {
+            // Whoever is owed an answer gets it; nobody else gets one.
+            let debt = self.calls.pay(target, id).ok_or(Code::ACCESS)?;
+            return self.uplink.voice.pay(debt, payload).await.map_err(code_of);
+        }
+        if matches!(rpc, Err(RpcError::Short | RpcError::Method)) {
+            return Err(Code::DATA);
+        }
+        let permit = self.rights.call("", target).map_err(|denial| refusal(&denial))?;
+        let call = match rpc {
+            Ok(Rpc::Request { id, .. }) if id != 0 => Some(id),
+            _ => None,
+        };
+        if let Some(id) = call
+            && !self.calls.ask(id, target, Instant::now())
+        {
+            return Err(Code::BUSY);
+        }
+        let sent = self.uplink.voice.tell(permit, payload).await;
+        if let (Some(id), Err(_)) = (call, sent) {
+            self.calls.unask(id);
+        }
+        sent.map_err(code_of)
+    }
+
+    async fn broadcast(&self, mask: &str, payload: Bytes) -> Result<(), Code> {
+        self.fits(&payload)?;
+        self.charge();
+        let permit = self.rights.broadcast(mask).map_err(|denial| refusal(&denial))?;
+        self.uplink.voice.tell_all(permit, payload).await.map_err(code_of)
+    }
+
+    async fn publish_for(&mut self, topic: &Text, receiver: &str, payload: Bytes) -> Result<(), Code> {
+        self.fits(&payload)?;
+        self.charge();
+        let to = self.rights.call("", receiver).map_err(|denial| refusal(&denial))?;
+        let dotted = pattern(topic.as_str()).map(|_| topic.as_str().replace('/', "."))?;
+        let speaker = &mut self.uplink.speaker;
+        let mut permit = speaker.permit();
+        let place = speaker.allow(&mut permit, &dotted);
+        speaker.count(u64::from(place.is_ok()), u64::from(place.is_err()));
+        place.map_err(|denial| refusal(&denial))?;
+        self.uplink.voice.publish_for(permit, to, payload).await.map_err(code_of)
+    }
+
+    const fn fits(&self, payload: &Bytes) -> Result<(), Code> {
+        if payload.len() > self.uplink.max_payload { Err(Code::DATA) } else { Ok(()) }
+    }
+
+    /// What is sent by name counts towards the client's rates as what is published does; its bytes are counted as they come.
+    fn charge(&self) {
+        self.uplink.meter.charge(Instant::now(), 1, 0, &self.uplink.limits);
+    }
+}
+
+fn filters(topics: &Topics) -> Result<Vec<Filter>, Code> {
+    topics.iter().map(|topic| Filter::parse(topic).map_err(|_| Code::DATA)).collect()
+}
+
+/// The pattern as the policy writes it, which covers what the filter hears.
+fn pattern(filter: &str) -> Result<Pattern, Code> {
+    // A dot in a filter would read as a slash.
+    if filter.contains('.') {
+        return Err(Code::DATA);
+    }
+    Pattern::parse(&filter.replace('/', ".")).map_err(|_| Code::DATA)
+}
+
+/// How BUS/RT says what the policy denies.
+const fn refusal(denial: &Denial) -> Code {
+    match denial {
+        Denial::Malformed(_) => Code::DATA,
+        _ => Code::ACCESS,
+    }
+}
+
+/// How it says what the bus does not do.
+const fn code_of(error: SendError) -> Code {
+    match error {
+        SendError::Busy => Code::BUSY,
+        SendError::Name | SendError::NoClient => Code::NOT_REGISTERED,
+        SendError::Undelivered => Code::NOT_DELIVERED,
+        SendError::Lost => Code::TIMEOUT,
+        _ => Code::IO,
+    }
+}
