@@ -33,8 +33,6 @@ flood:
 chain seconds="300":
     DAEMONEYE_TEST_CHAIN={{seconds}} cargo test --release -p daemoneye-tests --test suite -- chain --nocapture --test-threads 1
 
-    DAEMONEYE_TEST_FLOOD=full cargo test --release -p daemoneye-tests --test suite -- flood --nocapture --test-threads 1
-
 # The BUS/RT codec under libFuzzer with the address sanitizer. The flags are what `cargo fuzz` sets, for a stable compiler.
 fuzz seconds="600":
     cd tests/fuzz && mkdir -p corpus && RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address --cfg fuzzing -Ccodegen-units=1" cargo run --release --target x86_64-unknown-linux-gnu --bin codec -- -max_total_time={{seconds}} -max_len=8192 corpus

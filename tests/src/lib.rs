@@ -15,6 +15,7 @@ pub mod inside;
 pub mod knock;
 pub mod load;
 pub mod measure;
+pub mod native;
 pub mod peer;
 pub mod process;
 pub mod producer;

@@ -17,6 +17,7 @@ mod layering;
 mod leaf;
 mod limbo;
 mod limits;
+mod native;
 mod outage;
 mod publish;
 mod refused;
