@@ -147,10 +147,10 @@ async fn publish(hand: Hand, acked: Arc<AtomicU64>) {
 
 /// What one would do without a gateway: no name, no policy, no route, any name for anybody.
 async fn stunnel() {
-    let test = "stunnel in front of busrtd";
-    let Some(busrtd) = tool("DAEMONEYE_TEST_BUSRTD", test) else { return };
+    let row = "stunnel in front of busrtd";
+    let Some(busrtd) = tool("DAEMONEYE_TEST_BUSRTD", row) else { return };
     let found = ["/usr/bin/stunnel4", "/usr/bin/stunnel"].into_iter().find(|path| Path::new(path).exists());
-    let Some(stunnel) = found else { return skipped(test, "stunnel4 is not installed") };
+    let Some(stunnel) = found else { return skipped(row, "stunnel4 is not installed") };
     let world = world();
     let socket = world.path("busrtd.sock");
     let socket = socket.to_str().expect("test paths are UTF-8");

@@ -101,8 +101,9 @@ impl Wire {
     /// Hands a frame of the gateway's to the relay, or drops and counts it.
     pub(super) fn hear(&self, frame: link_response::Frame) {
         let permits = u32::try_from(weight(&frame)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).try_acquire_many_owned(permits);
-        let taken = room.is_ok_and(|room| self.inbound.try_send(Heard { frame, _room: room }).is_ok());
+        let taken = Arc::clone(&self.room)
+            .try_acquire_many_owned(permits)
+            .is_ok_and(|room| self.inbound.try_send(Heard { frame, _room: room }).is_ok());
         if !taken && self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!(
                 "a frame of the downlink was dropped, for it is not taken fast enough; later ones are only counted"
@@ -120,7 +121,7 @@ impl Wire {
             self.pending = Some(frame);
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Whether something waits to be sent.
@@ -140,7 +141,7 @@ impl Wire {
 }
 
 /// About what a frame takes of the room.
-fn weight(frame: &link_response::Frame) -> usize {
+const fn weight(frame: &link_response::Frame) -> usize {
     let bytes = match frame {
         link_response::Frame::Deliver(deliver) => deliver.payload.len(),
         link_response::Frame::Call(call) => call.params.len(),

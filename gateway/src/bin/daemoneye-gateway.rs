@@ -79,10 +79,10 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) if args.check => check(&args),
-        Command::Run(args) => run(&args.config, future::pending(), |_| {}).await,
+        Command::Run(args) => Box::pin(run(&args.config, future::pending(), |_| {})).await,
         Command::DemoGateway { config } => {
             let tell = |bound: &Addresses| demo::announce(bound.collectors, bound.admin);
-            run(&config, demo::hung_up().cancelled_owned(), tell).await
+            Box::pin(run(&config, demo::hung_up().cancelled_owned(), tell)).await
         }
         Command::Leaf(args) => leaf::main(args).await,
         Command::Demo(Demo { time, keep }) => match demo::run(demo::Options { time, keep }).await {

@@ -243,7 +243,7 @@ async fn broken(clerk: &mut Clerk<'_>) {
         clerk.broken(step, &line::frame(7, operation, 1, body)).await;
     }
     clerk
-        .broken("a frame of 2 MiB", &line::frame(7, PUBLISH, 1, &[b"a\0", &[0; 2 << 20][..]].concat()))
+        .broken("a frame of 2 MiB", &line::frame(7, PUBLISH, 1, &[&b"a\0"[..], &vec![0; 2 << 20]].concat()))
         .await;
 }
 

@@ -98,7 +98,7 @@ async fn the_benchmark_of_the_busrt_command_line_runs_without_an_error() {
     // Named as it names itself, whatever this host is called.
     let args = [socket, "-n", "cli.host.4711", "benchmark", "-w", "2", "-i", "40000"];
     let mut benchmark = Program::start(&busrt, &args, world.folder.path());
-    let status = benchmark.ended(std::time::Duration::from_secs(120)).await;
+    let status = benchmark.ended(std::time::Duration::from_mins(2)).await;
     let log = benchmark.log();
     assert!(status.success() && !log.to_lowercase().contains("error"), "{log}");
     for stage in ["rpc.call", "rpc.call+handle", "rpc.call0", "send.qos.no", "send+recv.qos.processed"] {

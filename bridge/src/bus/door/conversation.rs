@@ -134,6 +134,11 @@ where
     drop(seat);
     core.unregister(reader.client, None).await;
     core.counters.door_closed.add(1);
+    tell(&left, &core, &member, undelivered);
+}
+
+/// Counts how a client left, and says it where somebody should look.
+fn tell(left: &Leaving, core: &Core, member: &Member, undelivered: u64) {
     match left {
         Leaving::Slow => {
             core.counters.door_slow_readers.add(1);

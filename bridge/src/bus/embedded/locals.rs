@@ -54,7 +54,8 @@ struct Told(Mutex<Option<oneshot::Sender<bool>>>);
 
 impl Outcome for Told {
     fn settle(&self, passed: &[u64]) {
-        if let Some(tell) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let tell = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(tell) = tell {
             // Who no longer waits need not know.
             tell.send(!passed.is_empty()).unwrap_or_default();
         }

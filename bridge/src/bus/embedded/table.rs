@@ -141,7 +141,9 @@ impl Table {
             name: Arc::clone(&entry.member.name),
             filters: entry.filters.iter().cloned().collect(),
         };
-        locals.map(client).collect()
+        let clients = locals.map(client).collect();
+        drop(entries);
+        clients
     }
 
     /// Counts the changes of clients of the door.

@@ -73,7 +73,7 @@ impl Relay {
             && self.commands.len() < MOST_COMMANDS
             && let Some(session) = &self.session
         {
-            let (bus, number) = (self.bus.clone(), session.number);
+            let (bus, number) = (std::sync::Arc::clone(&self.bus), session.number);
             let safe = async move {
                 // A client that reads nothing for so long is sent away, or gets the command again.
                 let written = time::timeout(COMMAND, bus.written(&collector)).await;
@@ -84,6 +84,10 @@ impl Relay {
     }
 
     /// Publishes to the one collector that it is for: others have asked for themselves, and the intake must not hear it.
+    #[expect(
+        clippy::needless_pass_by_ref_mut,
+        reason = "the relay is Send, but its futures make it not Sync"
+    )]
     async fn publish(&mut self, mouth: usize, (topic, collector): (&str, &str), payload: Bytes) -> bool {
         let (Ok(topic), Some(mouth)) = (Topic::parse(topic), self.mouths.get(mouth)) else { return false };
         let published = mouth.port.publish_for(&topic, collector, payload);
@@ -91,6 +95,10 @@ impl Relay {
     }
 
     /// Sends a local client a message.
+    #[expect(
+        clippy::needless_pass_by_ref_mut,
+        reason = "the relay is Send, but its futures make it not Sync"
+    )]
     pub(super) async fn send_raw(
         &mut self,
         mouth: usize,

@@ -71,6 +71,10 @@ impl Downlink {
     /// # Errors
     ///
     /// [`OpenError`] says which name somebody else has.
+    ///
+    /// # Panics
+    ///
+    /// Never: the relay's own name is well-formed.
     pub async fn open(
         config: Config,
         bus: Arc<Embedded>,

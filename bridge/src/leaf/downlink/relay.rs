@@ -6,9 +6,7 @@ use std::{
     time::Duration,
 };
 
-use daemoneye_proto::v1::{
-    self, RejectCode, link_request::Frame, link_response::Frame as Said, reply::Outcome,
-};
+use daemoneye_proto::v1::{self, link_request::Frame, link_response::Frame as Said, reply::Outcome};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, watch},
@@ -21,11 +19,7 @@ use crate::{
         embedded::Embedded,
         rpc::{Rpc, code},
     },
-    leaf::downlink::{
-        Config, Counts, Downlink, Mouth, Refusal, Shown,
-        collectors::{Change, Collectors},
-        count,
-    },
+    leaf::downlink::{Config, Counts, Downlink, Mouth, Refusal, Shown, collectors::Collectors, count},
     lifecycle::Leash,
     uplink::{self, Conversation, Conversations},
 };
@@ -258,6 +252,10 @@ impl Relay {
 
     /// Says something to the gateway; without one, or if it takes nothing for long, it is lost: each thing that is said has a
     /// deadline there.
+    #[expect(
+        clippy::needless_pass_by_ref_mut,
+        reason = "the relay is Send, but its futures make it not Sync"
+    )]
     pub(super) async fn say(&mut self, frame: Frame) {
         self.note_open();
         let Some(outbound) = self.outbound() else { return };

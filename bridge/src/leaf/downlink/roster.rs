@@ -1,6 +1,6 @@
 //! Who is here: looked up at the door, told to the gateway, and what it refuses of that.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use daemoneye_proto::v1::{self, RejectCode, link_request::Frame};
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ impl Relay {
     pub(super) fn attached(&mut self, attached: v1::Attached) {
         self.refused.retain(|refusal| refusal.pattern.is_some());
         for refused in attached.refused {
-            self.refuse((refused.name.clone(), None), refused);
+            self.refuse((refused.name.clone(), None), &refused);
         }
         self.show();
     }
@@ -66,14 +66,14 @@ impl Relay {
     pub(super) fn subscribed(&mut self, subscribed: v1::Subscribed) {
         let v1::Subscribed { collector, refused } = subscribed;
         self.refused.retain(|known| known.pattern.is_none() || known.collector != collector);
-        for refused in refused {
+        for refused in &refused {
             self.refuse((collector.clone(), Some(refused.name.clone())), refused);
         }
         self.show();
     }
 
     /// Notes a refusal, and asks again later: a policy may change, an older session of ours may still hold the name.
-    fn refuse(&mut self, (collector, pattern): (String, Option<String>), refused: v1::RefusedName) {
+    fn refuse(&mut self, (collector, pattern): (String, Option<String>), refused: &v1::RefusedName) {
         let passing = refused.code() == RejectCode::AlreadyConnected;
         let reason = refused.reason.escape_debug().take(MAX_REASON).collect();
         let refusal = Refusal { collector: collector.escape_debug().to_string(), pattern, reason };

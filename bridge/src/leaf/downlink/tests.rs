@@ -1,5 +1,7 @@
 //! The relay between a gateway that does what a test says and local collectors that are real BUS/RT clients.
 
+#![expect(clippy::significant_drop_tightening, reason = "a leaf lives as long as its test")]
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;

@@ -44,8 +44,8 @@ impl Line {
         let mut heard = vec![0; 3];
         soon("the opening", stream.read_exact(&mut heard)).await.expect("the broker greets");
         stream.write_all(&opening).await.expect("the broker reads");
-        let head = u16::try_from(name.len()).expect("test names are short").to_le_bytes();
-        for word in [&[][..], &[&head[..], name].concat()] {
+        let length = u16::try_from(name.len()).expect("test names are short").to_le_bytes();
+        for word in [&[][..], &[&length[..], name].concat()] {
             // The broker may have hung up.
             let _written = stream.write_all(word).await;
             let mut answer = [0];

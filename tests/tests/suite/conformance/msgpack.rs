@@ -1,13 +1,13 @@
-//! Just enough of MessagePack to leave numbers out of a comparison.
+//! Just enough of `MessagePack` to leave numbers out of a comparison.
 
 use std::fmt::Write as _;
 
-/// A delivery's bytes with its MessagePack, if that is what it ends in, written out with `n` for each number.
+/// A delivery's bytes with its `MessagePack`, if that is what it ends in, written out with `n` for each number.
 ///
 /// The names in front, the kind and number of an RPC answer and anything else are written as they are.
 pub(super) fn without_numbers(frame: &[u8]) -> String {
-    let at = (6..frame.len())
-        .find(|at| matches!(frame[*at], 0x80..=0x8F | 0x90..=0x9F) && written(&frame[*at..]).is_some());
+    let at =
+        (6..frame.len()).find(|at| matches!(frame[*at], 0x80..=0x9F) && written(&frame[*at..]).is_some());
     let (head, body) = frame.split_at(at.unwrap_or(frame.len()));
     // The length of the frame depends on the numbers.
     let head: String = head.iter().enumerate().filter(|(at, _)| !(1..5).contains(at)).fold(
