@@ -48,6 +48,7 @@ use crate::{
 pub(crate) mod barrier;
 mod consumer;
 mod core;
+mod deaf;
 pub(crate) mod filter;
 mod group;
 mod holds;
@@ -203,7 +204,7 @@ impl Embedded {
     async fn open_port(&self, name: &BusName) -> Result<Port, PortError> {
         let (mut client, id) = self.core.register(name.as_str(), PORT_QUEUE).await?;
         // What is sent to a port by name is refused while nothing reads it.
-        drop(client.take_event_channel());
+        deaf::deafen(&mut client).await;
         let index = usize::try_from(id).unwrap_or_default() % self.publishers.len();
         let mouthpiece = self.publishers.get(index).ok_or(PortError::Closed)?;
         let slot = mouthpiece.opened.reserve().await.map_err(|_| PortError::Closed)?;
