@@ -20,6 +20,7 @@ mod limits;
 mod native;
 mod outage;
 mod publish;
+mod reach;
 mod refused;
 mod revocation;
 mod revoke;
