@@ -77,7 +77,10 @@ async fn a_collector_behind_a_leaf_is_called_and_calls() {
         "it sees who asks"
     );
     assert_eq!(call(&engine, "collector.site-a.procmond-1", "Nonsense").await, Err(-32601));
-    assert!(call(&engine, "collector.site-a.procmond-9", "HealthCheck").await.is_err(), "nobody of that name");
+    assert!(
+        call(&engine, "collector.site-a.procmond-9", "HealthCheck").await.is_err(),
+        "nobody of that name"
+    );
     assert_eq!(
         call(&collector, "engine", "HealthCheck").await.as_deref(),
         Ok("collector.site-a.procmond-1"),
