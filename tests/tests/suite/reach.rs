@@ -46,7 +46,7 @@ async fn client(socket: &Path, name: &str) -> RpcClient {
 
 async fn call(client: &RpcClient, target: &str, method: &str) -> Result<String, i16> {
     let called = client.call(target, method, Cow::Borrowed(b""), QoS::Processed);
-    let answer = timeout(PATIENCE, called).await.expect("each call ends");
+    let answer = timeout(PATIENCE, called).await.unwrap_or_else(|_| panic!("{target} {method} never ends"));
     answer.map(|event| String::from_utf8_lossy(event.payload()).into_owned()).map_err(|error| error.code())
 }
 
