@@ -38,6 +38,9 @@ use crate::{
 /// Events that go to the bus as one.
 pub(super) const FULL: usize = 512;
 
+/// Topics that are put together: they are searched one by one.
+const MOST_TOPICS: usize = 64;
+
 /// Topics whose dotted form is remembered.
 const REMEMBERED: usize = 1024;
 
@@ -136,9 +139,10 @@ impl Uplink {
         self.weight = self.weight.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
-    /// Whether what was gathered should go to the bus before more is put to it.
+    /// Whether what was gathered should go to the bus before more is put to it: many events, or so many topics, denied ones among
+    /// them, that looking for one costs too much.
     pub(super) fn is_full(&self) -> bool {
-        self.turn.as_ref().is_some_and(|turn| turn.events.len() >= FULL)
+        self.turn.as_ref().is_some_and(|turn| turn.events.len() >= FULL || turn.places.len() >= MOST_TOPICS)
     }
 
     /// The dotted form of a slashed topic. A dot in it would read as a slash.
