@@ -18,6 +18,7 @@ use crate::topic::{self, Pattern};
 pub mod door;
 #[cfg(unix)]
 pub mod embedded;
+pub(crate) mod memory;
 #[cfg(unix)]
 pub mod remote;
 

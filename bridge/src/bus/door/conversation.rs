@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use busrt::client::AsyncClient;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Semaphore,
@@ -23,7 +22,12 @@ use crate::{
             reply::Replies,
             writer::{Slow, Writer},
         },
-        embedded::{Core, member::Member, table::Seat},
+        embedded::{
+            Core,
+            broker::{Client, Queue},
+            member::Member,
+            table::Seat,
+        },
     },
     native::codec::{Code, CodecError},
 };
@@ -49,8 +53,8 @@ where
 
 /// A client that has its name.
 struct Admitted {
-    client: busrt::broker::Client,
-    queue: busrt::EventChannel,
+    client: Client,
+    queue: Queue,
     member: Arc<Member>,
     rule: SlowReader,
 }
@@ -67,7 +71,7 @@ where
 {
     let name = greet(source, sink).await?;
     let refusal = match core.register(name.as_str(), core.config.buffer_size.get()).await {
-        Ok((mut client, id)) => match client.take_event_channel() {
+        Ok((mut client, id)) => match client.take_queue() {
             Some(queue) => {
                 answer(sink, Code::OK).await?;
                 let (rule, half) = (config.rule(name.as_str()), config.outbox_bytes / 2);

@@ -7,7 +7,7 @@
 //!                        └─ tokens of a barrier, to each member, behind the frames ─┘
 //! ```
 //!
-//! The crate `busrt` routes; what it does not tell, we learn beside it: our table of subscriptions says who must have heard
+//! The crate `busrt` routes, or where that does not build [our own broker](Engine); what it does not tell, we learn beside it: our table of subscriptions says who must have heard
 //! a batch, and barriers say when he has. Publishing costs the broker a lock that many publishers fight over, so a few
 //! tasks publish for all ports, each frame under its port's own name.
 //!
@@ -23,7 +23,6 @@ use std::{
     thread,
 };
 
-use busrt::{QoS, client::AsyncClient};
 use futures_util::{FutureExt, future::BoxFuture};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
@@ -46,6 +45,7 @@ use crate::{
 };
 
 pub(crate) mod barrier;
+pub(crate) mod broker;
 mod consumer;
 mod core;
 pub(crate) mod filter;
@@ -62,6 +62,7 @@ mod resolve;
 mod subscription;
 pub(crate) mod table;
 
+pub use crate::bus::embedded::broker::Engine;
 pub(crate) use crate::bus::embedded::core::Core;
 
 /// Commands that wait for a publisher before [`Port::submit`] does.
@@ -154,6 +155,16 @@ struct Mouthpiece {
 /// Makes the bus, and the futures that are its tasks. They end when the bus has.
 #[must_use]
 pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'static, ()>>) {
+    open_over(Engine::default(), config, routes)
+}
+
+/// As [`open`], over a broker of choice.
+#[must_use]
+pub fn open_over(
+    engine: Engine,
+    config: Config,
+    routes: Routes,
+) -> (Arc<Embedded>, Vec<BoxFuture<'static, ()>>) {
     let (registrar, asked) = mpsc::channel(COMMANDS);
     let (pumps, begun) = mpsc::channel(COMMANDS);
     let ended = CancellationToken::new();
@@ -169,8 +180,10 @@ pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'st
         census: Mutex::default(),
         ended: ended.clone(),
     });
-    let mut tasks =
-        vec![Registrar::new(asked, ended).run().boxed(), subscription::run(Arc::clone(&core), begun).boxed()];
+    let mut tasks = vec![
+        Registrar::new(engine, asked, ended).run().boxed(),
+        subscription::run(Arc::clone(&core), begun).boxed(),
+    ];
     let mut publishers = Vec::new();
     for _ in 0..core.config.publishers.get() {
         let (opened, opening) = mpsc::channel(COMMANDS);
@@ -195,7 +208,7 @@ impl Embedded {
     async fn open_port(&self, name: &BusName) -> Result<Port, PortError> {
         let (mut client, id) = self.core.register(name.as_str(), PORT_QUEUE).await?;
         // What is sent to a port by name is refused while nothing reads it.
-        drop(client.take_event_channel());
+        drop(client.take_queue());
         let index = usize::try_from(id).unwrap_or_default() % self.publishers.len();
         let mouthpiece = self.publishers.get(index).ok_or(PortError::Closed)?;
         let slot = mouthpiece.opened.reserve().await.map_err(|_| PortError::Closed)?;
@@ -212,12 +225,12 @@ impl Embedded {
         kind: Kind,
     ) -> Result<Subscription, PortError> {
         let (mut client, id) = self.core.register(name.as_str(), self.core.config.buffer_size.get()).await?;
-        let queue = client.take_event_channel().ok_or(PortError::Closed)?;
+        let queue = client.take_queue().ok_or(PortError::Closed)?;
         let filters: Vec<String> = patterns.iter().flat_map(Pattern::bus_forms).collect();
         let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
         let slot = self.pumps.reserve().await.map_err(|_| PortError::Closed)?;
         // From here on nothing waits, so that a dropped call leaves nothing half done and no queue without its pump.
-        client.subscribe_bulk(&filters, QoS::No).await.map_err(|_| PortError::Closed)?;
+        client.subscribe(&filters).await.map_err(|_| PortError::Closed)?;
         let most = self.core.config.inbox_bytes;
         let member = Member::new(id, name.as_str().into(), queue.clone(), (kind, most));
         let member = Arc::new(member.timed(&self.core.counters.taken_in_process));
@@ -279,5 +292,26 @@ impl Bus for Embedded {
     }
 }
 
+/// What the bus promises, over the broker of the crate `busrt`.
 #[cfg(test)]
-mod tests;
+#[cfg(unix)]
+#[path = "."]
+mod over_busrt {
+    use super::*;
+
+    const ENGINE: Engine = Engine::Busrt;
+
+    mod tests;
+}
+
+/// The same, over our own broker.
+#[cfg(test)]
+#[path = "."]
+mod over_memory {
+    use super::*;
+
+    const ENGINE: Engine = Engine::Memory;
+
+    #[cfg_attr(unix, expect(clippy::duplicate_mod, reason = "one test for either broker"))]
+    mod tests;
+}

@@ -1,13 +1,12 @@
 //! The one owner of the broker: it registers and unregisters clients.
 
-use busrt::{
-    ErrorKind,
-    broker::{Broker, Client},
-};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::PortError;
+use crate::bus::{
+    PortError,
+    embedded::broker::{Broker, Client, Engine},
+};
 
 /// What is asked of the [`Registrar`].
 pub(super) enum Registration {
@@ -34,8 +33,8 @@ pub(super) struct Registrar {
 }
 
 impl Registrar {
-    pub(super) fn new(asked: mpsc::Receiver<Registration>, ended: CancellationToken) -> Self {
-        Self { broker: Broker::new(), asked, ended }
+    pub(super) fn new(engine: Engine, asked: mpsc::Receiver<Registration>, ended: CancellationToken) -> Self {
+        Self { broker: Broker::new(engine), asked, ended }
     }
 
     /// Serves until the bus has ended.
@@ -56,20 +55,12 @@ impl Registrar {
     async fn serve(&mut self, asked: Registration) {
         match asked {
             Registration::Register { name, queue, done } => {
-                self.broker.set_queue_size(queue);
-                let registered = self.broker.register_client(&name).await.map_err(|error| {
-                    if error.kind() == ErrorKind::Busy {
-                        return PortError::Taken;
-                    }
-                    tracing::warn!(%name, %error, "broker refused a name");
-                    PortError::Closed
-                });
+                let registered = self.broker.register(&name, queue).await;
                 // If nobody waits any more, dropping the client frees the name.
                 drop(done.send(registered));
             }
             Registration::Unregister { client, done } => {
-                self.broker.unregister_client(&client).await;
-                drop(client);
+                self.broker.unregister(client).await;
                 if let Some(done) = done {
                     done.send(()).unwrap_or_default();
                 }
