@@ -14,11 +14,11 @@ use tokio::sync::watch;
 
 use crate::topic::{self, Pattern};
 
-#[cfg(unix)]
 pub mod door;
-#[cfg(unix)]
 pub mod embedded;
 pub(crate) mod memory;
+#[cfg(any(windows, test))]
+pub mod pipe;
 #[cfg(unix)]
 pub mod remote;
 

@@ -15,7 +15,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
-    bus::{self, BusName, PortError, Subscription, door, embedded, remote},
+    bus::{self, BusName, PortError, Subscription, door, embedded},
     leaf::{
         health::Views,
         intake::{Counts, Naming},
@@ -26,6 +26,9 @@ use crate::{
     trust::LoadError,
     uplink::Uplink,
 };
+
+#[cfg(unix)]
+use crate::bus::remote;
 
 mod config;
 pub mod health;
@@ -66,6 +69,7 @@ pub struct Leaf {
 #[derive(Debug)]
 enum Local {
     Embedded(Arc<embedded::Embedded>, Option<door::Door>),
+    #[cfg(unix)]
     Foreign(Arc<remote::Remote>),
 }
 
@@ -73,14 +77,17 @@ impl Local {
     fn bus(&self) -> Arc<dyn bus::Bus> {
         match self {
             Self::Embedded(bus, _) => Arc::<embedded::Embedded>::clone(bus) as Arc<dyn bus::Bus>,
+            #[cfg(unix)]
             Self::Foreign(bus) => Arc::<remote::Remote>::clone(bus) as Arc<dyn bus::Bus>,
         }
     }
 
     /// Ends the bus, so that who hears it comes to an end. A foreign one ends when nobody holds it.
     fn close(self) {
-        if let Self::Embedded(bus, _) = self {
-            bus.close();
+        match self {
+            Self::Embedded(bus, _) => bus.close(),
+            #[cfg(unix)]
+            Self::Foreign(_) => {}
         }
     }
 }
@@ -170,9 +177,12 @@ impl Leaf {
             drain,
             uplink,
         } = self;
-        if let Local::Embedded(_, door) = &mut local
-            && let Some(door) = door.take()
-        {
+        let door = match &mut local {
+            Local::Embedded(_, door) => door.take(),
+            #[cfg(unix)]
+            Local::Foreign(_) => None,
+        };
+        if let Some(door) = door {
             let leash = front.leash();
             front.leash().spawn(door.run(leash));
         }
@@ -225,6 +235,7 @@ fn open_bus(config: Bus, leash: &Leash) -> Result<Local, BuildError> {
             let door = door.enabled.then(|| door::Door::bind(door, &bus)).transpose()?;
             (Local::Embedded(bus, door), tasks)
         }
+        #[cfg(unix)]
         Bus::Foreign(remote) => {
             let (bus, tasks) = remote::open(remote);
             (Local::Foreign(bus), tasks)

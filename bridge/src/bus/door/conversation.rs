@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Greets a client and serves it until it leaves.
-pub(super) async fn converse<R, W>((mut source, mut sink): (R, W), visitor: Visitor, house: House)
+pub(crate) async fn converse<R, W>((mut source, mut sink): (R, W), visitor: Visitor, house: House)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -76,7 +76,7 @@ where
                 answer(sink, Code::OK).await?;
                 let (rule, half) = (config.rule(name.as_str()), config.outbox_bytes / 2);
                 let member = Member::new(id, name.as_str().into(), queue.clone(), (rule.kind(), half));
-                let member = member.of_user(Some(visitor.uid)).timed(&core.counters.taken_at_door);
+                let member = member.of_user(visitor.user()).timed(&core.counters.taken_at_door);
                 tracing::debug!(name = name.as_str(), "local client admitted");
                 return Ok(Admitted { client, queue, member: Arc::new(member), rule });
             }
