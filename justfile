@@ -32,3 +32,11 @@ flood:
 # Three tiers, killed at random for five minutes.
 chain seconds="300":
     DAEMONEYE_TEST_CHAIN={{seconds}} cargo test --release -p daemoneye-tests --test suite -- chain --nocapture --test-threads 1
+
+# Builds the leaf for Windows (Debian 12; as root it installs what is missing).
+windows profile="release":
+    deploy/windows/build.sh {{profile}}
+
+# The Windows leaf under Wine takes events from its pipe and delivers them to a gateway on this machine.
+windows-pipe profile="debug":
+    deploy/windows/pipe-test.sh {{profile}}
