@@ -8,9 +8,9 @@
 //! Kept true: nobody but the configured users gets in; no client can make the broker wait, and another client only if its
 //! rule is to block.
 
+use std::{num::NonZeroUsize, time::Duration};
 #[cfg(unix)]
-use std::path::PathBuf;
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -53,9 +53,6 @@ pub use guests::LocalClient;
 #[cfg(unix)]
 pub use place::{DoorError, PATH_BYTES, Place};
 pub use slow::{ClientRule, SlowReader};
-
-#[cfg(all(test, unix))]
-mod tests;
 
 /// Pause after a failed accept. Most often the process is out of descriptors: the queue stays readable, so that trying
 /// again at once would spin.
@@ -104,6 +101,7 @@ pub struct Config {
     pub max_subscriptions: usize,
 }
 
+#[cfg(unix)]
 impl Default for Config {
     fn default() -> Self {
         File::default().into_config()
@@ -340,4 +338,29 @@ enum Leaving {
     Slow,
     /// It broke the wire.
     Wire(CodecError),
+}
+
+/// The door before the broker of the crate `busrt`.
+#[cfg(test)]
+#[cfg(unix)]
+#[path = "."]
+mod over_busrt {
+    use super::*;
+
+    const ENGINE: crate::bus::embedded::Engine = crate::bus::embedded::Engine::Busrt;
+
+    mod tests;
+}
+
+/// The same before our own broker.
+#[cfg(test)]
+#[cfg(unix)]
+#[path = "."]
+mod over_memory {
+    use super::*;
+
+    const ENGINE: crate::bus::embedded::Engine = crate::bus::embedded::Engine::Memory;
+
+    #[expect(clippy::duplicate_mod, reason = "one test for either broker")]
+    mod tests;
 }
