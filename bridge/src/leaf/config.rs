@@ -288,6 +288,22 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_file_for_windows_differs_in_door_and_paths_alone() {
+        let text = include_str!("../../../deploy/bridge.windows.toml");
+        let mut text: toml::Table = text.parse().unwrap();
+        assert!(text.remove("named_pipe").is_some());
+        let mut paths = vec![text["spool"].as_table_mut().unwrap().remove("directory").unwrap()];
+        let files = text["uplink"]["tls_config"].as_table_mut().unwrap();
+        paths.extend(["cert_file", "key_file", "ca_file"].map(|key| files.remove(key).unwrap()));
+        for path in paths {
+            assert!(path.as_str().unwrap().starts_with(r"C:\ProgramData\DaemonEye\"), "{path}");
+        }
+        let text = toml::to_string(&text).unwrap();
+        let documented: Config = settings::parse(&text, "deploy/bridge.windows.toml").unwrap();
+        assert_eq!(format!("{documented:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    #[test]
     fn sections_that_do_not_fit_together_are_refused_with_a_remedy() {
         assert!(told("[bus]\nbroker = \"foreign\"").contains("needs bus.foreign.socket_path"));
         assert!(
