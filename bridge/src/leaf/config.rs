@@ -294,7 +294,9 @@ mod tests {
         assert!(text.remove("named_pipe").is_some());
         let mut paths = vec![text["spool"].as_table_mut().unwrap().remove("directory").unwrap()];
         let files = text["uplink"]["tls_config"].as_table_mut().unwrap();
-        paths.extend(["cert_file", "key_file", "ca_file"].map(|key| files.remove(key).unwrap()));
+        paths.extend(
+            ["cert_file", "key_file", "ca_file", "crl_directory"].map(|key| files.remove(key).unwrap()),
+        );
         for path in paths {
             assert!(path.as_str().unwrap().starts_with(r"C:\ProgramData\DaemonEye\"), "{path}");
         }

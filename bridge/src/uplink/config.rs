@@ -143,6 +143,10 @@ impl Default for File {
 /// Where own certificate, key and authorities are if the file does not say.
 const FOLDER: &str = if cfg!(windows) { r"C:\ProgramData\DaemonEye\tls" } else { "/etc/daemoneye/tls" };
 
+/// Where copies of fetched lists are if the file does not say.
+const LISTS: &str =
+    if cfg!(windows) { r"C:\ProgramData\DaemonEye\crl" } else { "/var/lib/daemoneye/leaf/crl" };
+
 impl Default for TlsFile {
     fn default() -> Self {
         let folder = std::path::Path::new(FOLDER);
@@ -156,7 +160,7 @@ impl Default for TlsFile {
             revocation: Need::default(),
             stale_crl: Stale::default(),
             crl_refresh: Duration::from_hours(1),
-            crl_directory: "/var/lib/daemoneye/leaf/crl".into(),
+            crl_directory: LISTS.into(),
             issuer: Vec::new(),
         }
     }
