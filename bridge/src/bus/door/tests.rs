@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     bus::{
         Broker, Bus, BusName, Port, Room, Routes, SendError, Subscription, Taken, Ticket,
-        embedded::{self, open},
+        embedded::{self, open_over},
         rpc::Rpc,
     },
     event::Events,
@@ -40,7 +40,7 @@ fn house(change: impl FnOnce(&mut Config)) -> House {
     let mut config = Config { socket_path: path.clone(), ..Config::default() };
     change(&mut config);
     let routes = Routes::new(Vec::new(), Broker::Embedded).unwrap();
-    let (bus, tasks) = open(embedded::Config::default(), routes);
+    let (bus, tasks) = open_over(ENGINE, embedded::Config::default(), routes);
     let life = Lifecycle::new();
     let leash = life.leash();
     for task in tasks {
