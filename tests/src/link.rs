@@ -94,8 +94,7 @@ async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<State
 /// Passes on what comes until its end, which it passes on too.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>) {
     let mut buffer = vec![0; BUFFER];
-    loop {
-        let Ok(length @ 1..) = from.read(&mut buffer).await else { break };
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
         if state.wait_for(|state| !state.held).await.is_err()
             || to.write_all(&buffer[..length]).await.is_err()
         {

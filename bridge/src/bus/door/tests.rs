@@ -814,7 +814,7 @@ async fn the_end_of_the_bus_confirms_nothing_that_its_keeper_has_not_taken() {
     let answer = loop {
         match procmond.frame().await {
             ServerFrame::Delivery(delivery) => {
-                assert_eq!(delivery.sender.as_str(), ".broker", "{delivery:?}")
+                assert_eq!(delivery.sender.as_str(), ".broker", "{delivery:?}");
             }
             frame => break frame,
         }
