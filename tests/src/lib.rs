@@ -13,6 +13,7 @@ pub mod greeting;
 pub mod hesitant;
 pub mod inside;
 pub mod knock;
+pub mod link;
 pub mod load;
 pub mod measure;
 pub mod native;

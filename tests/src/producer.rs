@@ -11,7 +11,7 @@ use std::{
 };
 
 use busrt::{
-    QoS,
+    ErrorKind, QoS,
     client::AsyncClient,
     ipc::{Client, Config},
 };
@@ -128,8 +128,10 @@ impl Work {
             }
             let Some(oldest) = under_way.pop_front() else { return };
             match answer(&client, oldest).await {
-                Some(true) => self.confirmed.fetch_add(1, Ordering::AcqRel),
-                Some(false) => panic!("the door refused a publication"),
+                Some(Ok(())) => self.confirmed.fetch_add(1, Ordering::AcqRel),
+                // The bus ended before the event was kept; what came after it was not kept either.
+                Some(Err(error)) if error.kind() == ErrorKind::NotDelivered => break,
+                Some(Err(error)) => panic!("the door refused a publication: {error}"),
                 None => break,
             };
         }
@@ -138,13 +140,13 @@ impl Work {
     }
 }
 
-/// Whether the door confirmed a publication, or `None` if the link broke before it did. A door that cannot keep an event
+/// What the door said of a publication, or `None` if the link broke before it did. A door that cannot keep an event
 /// (its disk is full, say) is silent until it can; how long that may last is the test's own affair.
-async fn answer(client: &Client, mut confirmed: Confirmed) -> Option<bool> {
+async fn answer(client: &Client, mut confirmed: Confirmed) -> Option<Result<(), busrt::Error>> {
     loop {
         // busrt's client never answers what was under way when a link died; hence the look.
         match time::timeout(Duration::from_secs(1), &mut confirmed).await {
-            Ok(Ok(result)) => return Some(result.is_ok()),
+            Ok(Ok(result)) => return Some(result),
             Ok(Err(_gone)) => return None,
             Err(_elapsed) if client.is_connected() => {}
             Err(_elapsed) => return None,

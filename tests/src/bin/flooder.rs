@@ -1,11 +1,11 @@
 //! Strangers in numbers: `flooder PHASE ADDRESS FOLDER COUNT`.
 //!
-//! They stand for other machines. So they are a process of one thread that gives way to all others (nice 10): what they
-//! cost here is not the gateway's, and must not be taken for it. What they show lies in FOLDER, made before anything is
-//! measured: `anchors.pem`, and `0.crt`, `0.key`, `1.crt` and so on, which they take in turns.
+//! They stand for other machines. So they are a process of one thread, to be run so that it gives way to all others
+//! (`chrt --idle 0`): what they cost here is not the gateway's, and must not be taken for it. What they show lies in FOLDER,
+//! made before anything is measured: `anchors.pem`, and `0.crt`, `0.key`, `1.crt` and so on, which they take in turns.
 //!
-//! Says `begun` before the first comes, `held N of COUNT in MILLISECONDS ms` once all have come, of whom N were let in and are held on to, and `dropped N` once the gateway
-//! has ended all of these.
+//! Says `begun` before the first comes, `held N of COUNT in MILLISECONDS ms` once all have come, of whom N were let in and
+//! are held on to, and `dropped N` once the gateway has ended all of these.
 
 use std::{
     fs, io,
@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use daemoneye_tests::peer::Credentials;
-use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -37,7 +37,6 @@ async fn main() -> anyhow::Result<()> {
     let phase = Phase::parse(phase).with_context(|| format!("there is no phase {phase}"))?;
     let address = address.parse().context("could not read the address")?;
     let count = count.parse().context("could not read the count")?;
-    nice(10).context("could not give way to others")?;
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .context("could not have descriptors")?;

@@ -1,9 +1,11 @@
-//! Chains: a regional gateway relays to the one above it, across restarts of all three tiers, and never in a circle.
+//! Chains: a regional gateway relays to the one above it, across restarts of all three tiers and cuts of the links between
+//! them, and never in a circle.
 //!
-//! `DAEMONEYE_TEST_CHAIN` sets for how many seconds programs are killed; `just chain` does it for five minutes.
+//! `DAEMONEYE_TEST_CHAIN` sets for how many seconds programs are killed and links cut; `just chain` does it for five minutes.
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
@@ -12,6 +14,7 @@ use daemoneye_gateway::pki::{self, Leaf as Profile};
 use daemoneye_tests::{
     engine::Engine,
     eventually,
+    link::{Link, MOMENT},
     producer::Producer,
     world::{Leaf, TRUST_DOMAIN, World},
 };
@@ -41,6 +44,11 @@ fn allow_relays(world: &World) {
 
 /// The part of a configuration by which the gateway of `below` relays to that of `above`, as `regions/<name>`.
 fn upstream(below: &World, above: &World, name: &str) -> String {
+    upstream_by(above.address, below, above, name)
+}
+
+/// The same over a link.
+fn upstream_by(address: SocketAddr, below: &World, above: &World, name: &str) -> String {
     let own = above.authority.issue(&Profile::collector(TRUST_DOMAIN, "regions", name)).unwrap();
     let files = pki::write_certificate(&below.path("up"), "leaf", &own).unwrap();
     format!(
@@ -65,7 +73,7 @@ ca_file = "{}"
 
 "#,
         below.path("up/spool").display(),
-        above.address,
+        address,
         files.certificate.display(),
         files.key.display(),
         above.path("tls/anchors.pem").display(),
@@ -99,71 +107,131 @@ fn seconds() -> u64 {
     std::env::var("DAEMONEYE_TEST_CHAIN").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(12)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_tiers_lose_nothing_acknowledged_whoever_is_killed() {
-    let mut primary = world(ENVELOPE);
-    allow_relays(&primary);
-    primary.start().await;
-    let mut region = world("");
-    region.configure(&upstream(&region, &primary, "region-1"));
-    region.start().await;
-    let engine = Engine::attach(&primary.socket());
-    let sites = ["site-a", "site-b", "site-c"];
-    let mut leaves: Vec<Leaf> = Vec::new();
-    let mut producers = Vec::new();
-    for site in sites {
-        let mut leaf = region.leaf(site, "leaf-1", "[forward]\nspeak_for = true\n");
-        leaf.start().await;
-        for n in 1..=5 {
-            let name = format!("procmond-{n}");
-            let producer = Producer::attach(&leaf.socket, &name, "events/process/start", Some(200));
-            producers.push((format!("collector.{site}.{name}"), producer));
+/// Three tiers, fifteen collectors, and what is between them.
+struct Tiers {
+    primary: World,
+    region: World,
+    leaves: Vec<Leaf>,
+    /// From the region to the primary.
+    up: Link,
+    /// From each leaf to the region.
+    down: Vec<Link>,
+    /// With the sender under which the engine hears it.
+    producers: Vec<(String, Producer)>,
+}
+
+impl Tiers {
+    async fn begin() -> Self {
+        let mut primary = world(ENVELOPE);
+        allow_relays(&primary);
+        primary.start().await;
+        let mut region = world("");
+        let up = Link::to(primary.address).await;
+        region.configure(&upstream_by(up.address, &region, &primary, "region-1"));
+        region.start().await;
+        let mut tiers = Self { primary, region, leaves: vec![], up, down: vec![], producers: vec![] };
+        for site in SITES {
+            let mut leaf = tiers.region.leaf(site, "leaf-1", "[forward]\nspeak_for = true\n");
+            let link = Link::to(tiers.region.address).await;
+            let config = fs::read_to_string(&leaf.config).unwrap();
+            let (direct, linked) = (tiers.region.address.to_string(), link.address.to_string());
+            assert!(config.contains(&direct), "{config}");
+            fs::write(&leaf.config, config.replace(&direct, &linked)).unwrap();
+            leaf.start().await;
+            for n in 1..=5 {
+                let name = format!("procmond-{n}");
+                let producer = Producer::attach(&leaf.socket, &name, "events/process/start", Some(200));
+                tiers.producers.push((format!("collector.{site}.{name}"), producer));
+            }
+            tiers.leaves.push(leaf);
+            tiers.down.push(link);
         }
-        leaves.push(leaf);
+        tiers
     }
-    let until = Instant::now() + Duration::from_secs(seconds());
-    let mut killed = [0_u32; 3];
-    while Instant::now() < until {
-        // Any moment: not a wait for something, but the randomness that the test is about.
-        time::sleep(Duration::from_millis(100 + fastrand::u64(..1500))).await;
-        let tier = fastrand::usize(..3);
-        killed[tier] += 1;
-        match tier {
-            0 => {
-                primary.kill();
-                primary.start().await;
+
+    /// One accident.
+    async fn befall(&mut self, accident: Accident) {
+        let links: Vec<&Link> = self.down.iter().chain([&self.up]).collect();
+        let link = links[fastrand::usize(..links.len())];
+        match accident {
+            Accident::Primary => {
+                self.primary.kill();
+                self.primary.start().await;
             }
-            1 => {
-                region.kill();
-                region.start().await;
+            Accident::Region => {
+                self.region.kill();
+                self.region.start().await;
             }
-            _ => {
-                let leaf = fastrand::choice(leaves.iter_mut()).unwrap();
+            Accident::Leaf => {
+                let leaf = fastrand::choice(self.leaves.iter_mut()).unwrap();
                 leaf.kill();
                 leaf.start().await;
             }
+            Accident::Cut => link.cut(),
+            Accident::Hold => {
+                link.hold(true);
+                time::sleep(MOMENT).await;
+                link.hold(false);
+            }
         }
-        let socket = primary.socket();
+    }
+}
+
+const SITES: [&str; 3] = ["site-a", "site-b", "site-c"];
+
+/// What happens to a tier or to a link.
+#[derive(Clone, Copy, Debug)]
+enum Accident {
+    Primary,
+    Region,
+    Leaf,
+    Cut,
+    Hold,
+}
+
+impl Accident {
+    const ALL: [Self; 5] = [Self::Primary, Self::Region, Self::Leaf, Self::Cut, Self::Hold];
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_tiers_lose_nothing_acknowledged_whoever_is_killed_and_whichever_link_is_cut() {
+    let mut tiers = Tiers::begin().await;
+    let engine = Engine::attach(&tiers.primary.socket());
+    let until = Instant::now() + Duration::from_secs(seconds());
+    let mut befell = [0_u32; Accident::ALL.len()];
+    // In turns at first, so that a short run has one of each; then at random.
+    for turn in 0.. {
+        if Instant::now() >= until && turn >= Accident::ALL.len() {
+            break;
+        }
+        // Any moment: not a wait for something, but the randomness that the test is about.
+        time::sleep(Duration::from_millis(100 + fastrand::u64(..1500))).await;
+        let which = if turn < Accident::ALL.len() { turn } else { fastrand::usize(..Accident::ALL.len()) };
+        befell[which] += 1;
+        tiers.befall(Accident::ALL[which]).await;
+        let socket = tiers.primary.socket();
         eventually("the primary's door opens", || UnixStream::connect(&socket).is_ok()).await;
         eventually("the engine is there", || engine.is_connected()).await;
     }
     let mut all = 0;
     let mut confirmed = Vec::new();
-    for (sender, producer) in producers {
+    for (sender, producer) in tiers.producers.drain(..) {
         let (count, repeated) = producer.finish().await;
         all += count;
         confirmed.push((sender, count, repeated));
     }
-    settle(&region, &leaves, &engine).await;
+    settle(&tiers.region, &tiers.leaves, &engine).await;
     let books = engine.leave().await;
     println!(
-        "chain: confirmed={all} frames={} duplicates={} streams={} killed primary={} region={} leaf={}",
+        "chain: confirmed={all} frames={} duplicates={} streams={} killed primary={} region={} leaf={}; links cut={} held={}",
         books.frames,
         books.duplicates,
         books.streams(),
-        killed[0],
-        killed[1],
-        killed[2]
+        befell[0],
+        befell[1],
+        befell[2],
+        befell[3],
+        befell[4],
     );
     for (sender, count, _) in &confirmed {
         let missing = books.missing(sender, *count);
@@ -172,7 +240,7 @@ async fn three_tiers_lose_nothing_acknowledged_whoever_is_killed() {
     let republished: usize = confirmed.iter().map(|(_, _, repeated)| repeated).sum();
     assert!(books.repeated() <= republished as u64, "{} came under two ids", books.repeated());
     assert_eq!((books.disorder, books.holes()), (0, 0), "order and holes within a stream");
-    assert_eq!(books.streams(), sites.len(), "each leaf has one stream, here as there");
+    assert_eq!(books.streams(), SITES.len(), "each leaf has one stream, here as there");
     assert!(all > 1000, "the load was no load: {all}");
 }
 

@@ -266,8 +266,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.memory.timed = false;
         let mut due = Vec::new();
         let mut owed = Vec::new();
+        // The table may have shown consumers gone who went with the bus: that nobody heard it says nothing then.
+        let ended = self.core.ended.is_cancelled();
         for (id, code) in self.memory.acks.drain(..) {
             match code {
+                None if ended => due.push((id, Code::NOT_DELIVERED)),
                 // Some consumer here heard something: what was published is acknowledged when he has taken it.
                 None if !self.memory.touched.is_empty() => owed.push(id),
                 code => due.push((id, code.unwrap_or(Code::OK))),
@@ -281,8 +284,14 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
         // The window is closed only when the client is gone.
         let Ok(place) = Arc::clone(&self.window).acquire_owned().await else { return };
-        let replies = Arc::clone(&self.replies);
-        let (_, own) = Barrier::raise(Acks { ids: owed, replies, _place: place });
+        let takers = self.memory.touched.iter().filter(|member| member.is_in_process());
+        let (_, own) = Barrier::raise(Acks {
+            ids: owed,
+            replies: Arc::clone(&self.replies),
+            takers: takers.map(|member| member.id).collect(),
+            ended: self.core.ended.clone(),
+            _place: place,
+        });
         for member in mem::take(&mut self.memory.touched) {
             member.post(own.of(member.id));
         }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     bus::{
@@ -46,14 +47,21 @@ impl Replies {
 pub(super) struct Acks {
     pub(super) ids: Vec<u32>,
     pub(super) replies: Arc<Replies>,
+    /// Consumers in this process among those who heard them.
+    pub(super) takers: Vec<u64>,
+    /// Set when the bus has ended.
+    pub(super) ended: CancellationToken,
     /// A place in the window of unsettled turns.
     pub(super) _place: OwnedSemaphorePermit,
 }
 
 impl Outcome for Acks {
     fn settle(&self, passed: &[u64]) {
-        // Not passed: every consumer went away before it took them.
-        let code = if passed.is_empty() { Code::NOT_DELIVERED } else { Code::OK };
+        // Not passed: every consumer went away before it took them. When the bus ends, all go, and what one of them should
+        // keep must not be confirmed because another has heard it.
+        let all_took = self.takers.iter().all(|taker| passed.contains(taker));
+        let is_taken = !passed.is_empty() && (all_took || !self.ended.is_cancelled());
+        let code = if is_taken { Code::OK } else { Code::NOT_DELIVERED };
         self.replies.push(self.ids.iter().map(|id| (*id, code)));
     }
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     bus::{
         Broker, Bus, BusName, Port, Room, Routes, SendError, Subscription, Taken, Ticket,
-        embedded::{self, open_over},
+        embedded::{self, member::Member, open_over},
         rpc::Rpc,
     },
     event::Events,
@@ -794,4 +794,58 @@ async fn a_local_client_calls_an_attached_name_and_is_called_by_it() {
     drop(engine);
     soon(gone).await;
     assert_eq!(soon(port.send("engine", "x".into())).await, Err(SendError::NoClient));
+}
+
+#[tokio::test]
+async fn the_end_of_the_bus_confirms_nothing_that_its_keeper_has_not_taken() {
+    let house = house(|_| {});
+    let mut intake = house.hear("intake", "events.#").await;
+    let mut engine = house.guest("engine").await;
+    assert_eq!(engine.topics(TopicsOf::Subscribe, &["events/#"]).await, Code::OK);
+    let mut procmond = house.guest("procmond").await;
+    let publish = |wire: &mut BytesMut, head| client::publish(wire, head, "events/a", b"x").unwrap();
+    let id = procmond.send(Qos::Processed, publish).await;
+    assert_eq!(engine.delivery().await.payload, Bytes::from_static(b"x"));
+    let mut heard = Vec::new();
+    assert!(soon(intake.next(&mut heard, 8)).await);
+    house.bus.close();
+    soon(house.bus.core().ended.cancelled()).await;
+    drop(intake);
+    let answer = loop {
+        match procmond.frame().await {
+            ServerFrame::Delivery(delivery) => {
+                assert_eq!(delivery.sender.as_str(), ".broker", "{delivery:?}");
+            }
+            frame => break frame,
+        }
+    };
+    assert_eq!(answer, ServerFrame::Ack { id, code: Code::NOT_DELIVERED });
+}
+
+#[tokio::test]
+async fn what_is_read_after_the_end_of_the_bus_is_not_confirmed_for_want_of_hearers() {
+    let house = house(|_| {});
+    let mut intake = house.hear("intake", "events.#").await;
+    let core = Arc::clone(house.bus.core());
+    let (mut client, id) = core.register("late", 128).await.unwrap();
+    let queue = busrt::client::AsyncClient::take_event_channel(&mut client).unwrap();
+    house.bus.close();
+    assert!(!soon(intake.next(&mut Vec::new(), 8)).await, "the intake has gone with the bus");
+    let member = Member::new(id, "late".into(), queue, (embedded::member::Kind::Door, MOST));
+    let member = Arc::new(member);
+    let replies = Arc::new(reply::Replies::new(Arc::clone(&member), Arc::clone(&core)));
+    let mut wire = BytesMut::new();
+    client::publish(&mut wire, Head { id: 7, qos: Qos::Processed }, "events/a", b"x").unwrap();
+    let mut late = reader::Reader {
+        source: &wire[..],
+        client,
+        core,
+        member,
+        replies: Arc::clone(&replies),
+        window: Arc::new(Semaphore::new(reader::WINDOW)),
+        config: Arc::new(Config::default()),
+        memory: reader::Memory::default(),
+    };
+    assert!(matches!(soon(late.run()).await, Leaving::Gone));
+    assert_eq!(replies.take(), [(7, Code::NOT_DELIVERED)]);
 }
