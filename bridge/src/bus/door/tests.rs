@@ -828,7 +828,7 @@ async fn what_is_read_after_the_end_of_the_bus_is_not_confirmed_for_want_of_hear
     let mut intake = house.hear("intake", "events.#").await;
     let core = Arc::clone(house.bus.core());
     let (mut client, id) = core.register("late", 128).await.unwrap();
-    let queue = busrt::client::AsyncClient::take_event_channel(&mut client).unwrap();
+    let queue = client.take_queue().unwrap();
     house.bus.close();
     assert!(!soon(intake.next(&mut Vec::new(), 8)).await, "the intake has gone with the bus");
     let member = Member::new(id, "late".into(), queue, (embedded::member::Kind::Door, MOST));
