@@ -228,7 +228,7 @@ async fn what_the_policy_denies_is_answered_as_access_denied() {
         assert_eq!(Code(hand.ack(7).await), code, "{operation:#x} {}", body.escape_ascii());
     }
     // As many topics in one frame as nobody may have subscriptions: each would cost all publishers.
-    let many = ["a"; 5000].join("\0");
+    let many = vec!["a"; 5000].join("\0");
     for operation in [SUBSCRIBE, UNSUBSCRIBE, EXCLUDE, UNEXCLUDE] {
         hand.say(7, operation, 1, many.as_bytes()).await.unwrap();
         assert_eq!(Code(hand.ack(7).await), Code::BUSY, "{operation:#x}");
