@@ -230,7 +230,9 @@ impl Gateway {
 
 /// Says that the gateway goes, and waits until balancers look elsewhere.
 async fn announce(front: &Lifecycle, drain: &Drain, hurry: impl Future<Output = ()>) {
-    notify(&[NotifyState::Stopping]);
+    // Who supervises gives it this time, whatever is set there for shorter deadlines.
+    let whole = drain.deadline.saturating_add(GRACE).as_micros().try_into().unwrap_or(u32::MAX);
+    notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(whole)]);
     tracing::info!(deadline = ?drain.deadline, "gateway drains");
     front.advance(Phase::Draining);
     tokio::select! {
@@ -341,6 +343,9 @@ fn notify(state: &[NotifyState<'_>]) {
 
 /// What a bus that nobody speaks on any more may take to end.
 const QUIET: Duration = Duration::from_secs(2);
+
+/// What the process itself may take beside its deadline.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What is granted to the last steps, however late it is.
 const LAST: Duration = Duration::from_millis(500);

@@ -142,6 +142,10 @@ impl Rights {
     /// [`Denial::Collector`], if its roles do not let it speak for that name.
     pub fn collector(&self, name: &str) -> Result<Arc<Collector>, Denial> {
         let name = if name.is_empty() { self.peer().name() } else { name };
+        // A right to relay what collectors of other gateways publish is none to their names here.
+        if name.contains('/') {
+            return Err(Denial::Collector);
+        }
         let may = self.grant.speaks_for(name);
         if let Some(second) = &self.second {
             second.speak(self.peer(), name, may);

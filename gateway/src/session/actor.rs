@@ -182,7 +182,10 @@ where
 
     /// Not while the peer is over its credit, or so many words wait that it would be told more than it reads.
     fn may_read(&self) -> bool {
-        !self.clocks.ended && !self.carrier.window.is_over() && !self.outbox.is_full()
+        !self.clocks.ended
+            && !self.carrier.window.is_over()
+            && !self.outbox.is_full()
+            && !self.downlink.is_full()
     }
 
     fn obey(&mut self, orders: Orders) -> Result<(), Fault> {

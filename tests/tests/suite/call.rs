@@ -168,6 +168,11 @@ async fn a_collector_calls_and_sends_to_the_clients_that_its_role_allows() {
     assert_eq!((frame.sender(), frame.payload()), (PROCMOND, &b"\0a message"[..]));
     procmond.send(8, "other", "x").await;
     assert_eq!(procmond.answered(8).await, Err(DENIED.into()));
+    // A client of the RPC layer takes an answer by its number, whoever gives it: none by Send. Nor a call that nobody counts.
+    for forged in ["\x11\x01\0\0\0forged", "\x12\x01\0\0\0\0\0forged", "\x01\x01\0\0\0Echo\0x", "\x01"] {
+        procmond.send(9, "engine", forged).await;
+        assert_eq!(procmond.answered(9).await, Err(DENIED.into()), "{}", forged.escape_debug());
+    }
     nothing_is_open(&world).await;
 }
 

@@ -6,11 +6,13 @@ use daemoneye_proto::v1::link_response;
 use daemoneye_tests::{
     engine::Engine,
     eventually,
+    eventually::soon,
     peer::{Session, batch, new_stream},
+    process::Program,
     producer::Producer,
     subscriber::Subscriber,
 };
-use tokio::time::Instant;
+use tokio::{net::UnixDatagram, time::Instant};
 use uuid::Uuid;
 
 use crate::world;
@@ -79,6 +81,29 @@ async fn a_session_is_told_when_to_come_back_and_gets_its_last_acks() {
     assert!((0..=10).contains(&after.seconds), "{after:?}");
     let status = world.gateway().ended(Duration::from_secs(9)).await;
     assert!(status.success(), "{}", world.gateway().log());
+}
+
+#[tokio::test]
+async fn who_supervises_the_gateway_is_told_how_long_its_end_may_take() {
+    let world = world(QUICK);
+    let (place, config) = (world.path("notify"), world.path("gateway.toml"));
+    let supervisor = UnixDatagram::bind(&place).unwrap();
+    let setting = format!("NOTIFY_SOCKET={}", place.display());
+    let args = [&setting, crate::PROGRAMS.gateway, "run", "--config", config.to_str().unwrap()];
+    let mut gateway = Program::start("env", &args, world.folder.path());
+    let mut told = [0; 1024];
+    let mut hears = async |word: &str| loop {
+        let length = soon(word, supervisor.recv(&mut told)).await.unwrap();
+        let text = String::from_utf8_lossy(&told[..length]).into_owned();
+        if text.contains(word) {
+            return text;
+        }
+    };
+    hears("READY=1").await;
+    gateway.terminate();
+    let text = hears("STOPPING=1").await;
+    assert!(text.contains("EXTEND_TIMEOUT_USEC=13000000"), "the deadline and a grace: {text}");
+    assert!(gateway.ended(Duration::from_secs(9)).await.success());
 }
 
 #[tokio::test]

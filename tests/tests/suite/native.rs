@@ -49,6 +49,9 @@ const NAME: &str = "collector.site-a.procmond-1";
 
 const PUBLISH: u8 = 0x01;
 const SUBSCRIBE: u8 = 0x02;
+const UNSUBSCRIBE: u8 = 0x03;
+const EXCLUDE: u8 = 0x04;
+const UNEXCLUDE: u8 = 0x05;
 const PUBLISH_FOR: u8 = 0x06;
 const MESSAGE: u8 = 0x12;
 const BROADCAST: u8 = 0x13;
@@ -223,6 +226,12 @@ async fn what_the_policy_denies_is_answered_as_access_denied() {
     ] {
         hand.say(7, operation, 1, body).await.unwrap();
         assert_eq!(Code(hand.ack(7).await), code, "{operation:#x} {}", body.escape_ascii());
+    }
+    // As many topics in one frame as nobody may have subscriptions: each would cost all publishers.
+    let many = vec!["a"; 5000].join("\0");
+    for operation in [SUBSCRIBE, UNSUBSCRIBE, EXCLUDE, UNEXCLUDE] {
+        hand.say(7, operation, 1, many.as_bytes()).await.unwrap();
+        assert_eq!(Code(hand.ack(7).await), Code::BUSY, "{operation:#x}");
     }
     hand.say(8, PUBLISH, 0, b"secrets/x\0p").await.unwrap();
     hand.say(9, PUBLISH, 1, b"events/x\0last").await.unwrap();

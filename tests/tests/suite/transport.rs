@@ -194,7 +194,18 @@ async fn the_status_of_each_transport_follows_what_it_carries() {
     let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of = |kind: &str| lines.iter().filter(|line| line["transport"] == kind).count();
     assert!(of("tcp-mtls") >= 2 && of("tcp-mtls") == of("unix-socket") && of("named-pipe") == 0, "{out}");
-    let table = says(&["monitor", "--config", &config, "--duration", "300ms", "--interval", "100ms"]);
+    // A time limit is for each look, not for all of them.
+    let table = says(&[
+        "monitor",
+        "--config",
+        &config,
+        "--timeout",
+        "1s",
+        "--duration",
+        "1500ms",
+        "--interval",
+        "100ms",
+    ]);
     assert!(table.contains("CONNECTIONS") && table.contains("unix-socket"), "{table}");
 }
 

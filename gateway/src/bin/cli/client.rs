@@ -65,6 +65,11 @@ enum Silence {
 }
 
 impl Gateway {
+    /// The same, with all the time there is from now on: for commands that ask again and again, or that were typed in.
+    pub(crate) fn anew(&self) -> Self {
+        Self { begun: Instant::now(), ..self.clone() }
+    }
+
     /// Asks for a resource below `/api/v1`.
     ///
     /// # Errors

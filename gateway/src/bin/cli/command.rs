@@ -70,7 +70,7 @@ impl Commands {
                     "payload": BASE64_STANDARD.encode(payload),
                     "hold_for": humantime_serde::re::humantime::format_duration(hold_for).to_string(),
                 });
-                format.show(&gateway.post("commands", &body)?, |entry| {
+                format.show(&gateway.anew().post("commands", &body)?, |entry| {
                     let [number, collector] =
                         ["number", "collector"].map(|key| printable(&shown(entry, key)));
                     format!(

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    identity::PeerId,
+    identity::{PeerId, VerifiedPeer},
     policy::{Denial, Judge, LocalClient, Metrics, Policy, Way},
 };
 
@@ -60,4 +60,15 @@ fn a_permit_says_whom_and_how_and_which_rule() {
     let permit = judge(DOWNLINKS).downlink(client, Way::Call, &collector).unwrap();
     assert_eq!(permit.by(), 2);
     assert_eq!(permit.spend(), (collector, Way::Call));
+}
+
+#[test]
+fn a_right_to_relay_is_none_to_the_names_of_those_relayed() {
+    let text = format!("{ROLE}relays = [\"*/*\"]\nspeaks_for = [\"proc*\"]\n");
+    let judge = Judge::new(Policy::parse(&text, Path::new("p.toml")).unwrap(), Metrics::default());
+    let rights = judge.rights(&VerifiedPeer::assume("regions/region-1".parse().unwrap())).unwrap();
+    assert!(rights.collector("procmond-1").is_ok());
+    for name in ["site-a/procmond-1", "regions/region-2", "regions/region-1", "/", "site-a/"] {
+        assert_eq!(rights.collector(name).unwrap_err(), Denial::Collector, "{name}");
+    }
 }

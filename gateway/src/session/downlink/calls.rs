@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use daemoneye_bridge::bus::rpc::{Refused, code};
+use daemoneye_bridge::bus::rpc::{Refused, Rpc, RpcError, code};
 use daemoneye_proto::v1::{self, link_response::Frame};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
@@ -188,6 +188,10 @@ impl Relay {
             Ok(permit) => permit,
             Err((code, message)) => return self.sent(id, Err((code, &message))),
         };
+        // An answer goes by Reply to whom it is owed, a question by Call, where it is counted.
+        if !matches!(Rpc::decode(&payload), Ok(Rpc::Notification(_)) | Err(RpcError::NotRpc)) {
+            return self.sent(id, Err((code::DENIED, "a message must not look like a call or an answer")));
+        }
         let voice = self.voice.clone();
         if !self.hand_over(async move { Done::Sent(id, voice.send(permit, payload).await) }) {
             self.sent(id, Err((code::TOO_MANY, "too much of this collector is on its way to the bus")));

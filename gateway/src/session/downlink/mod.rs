@@ -27,7 +27,7 @@ use daemoneye_proto::{
     v1::{self, link_request, link_response::Frame},
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use self::config::Config;
 pub(super) use self::metrics::Metrics;
@@ -41,7 +41,7 @@ use crate::{
 /// Most collectors that can be reached through one session.
 const MOST_ATTACHED: usize = 256;
 
-/// Most Attach frames that wait for their answer.
+/// Most Attach frames that wait for their answer, and answers that wait to be told before no more is read.
 const MOST_ATTACHING: usize = 8;
 
 /// Most numbers in a Received: as many as there may be commands.
@@ -82,6 +82,8 @@ struct Handle {
     /// Whether no Attach has named it.
     implied: bool,
     said: mpsc::Sender<Said>,
+    /// Beside the queue: however much the peer says, what it may do now gets through.
+    rights: watch::Sender<Arc<Rights>>,
 }
 
 struct Attaching {
@@ -98,6 +100,11 @@ impl Downlink {
     /// Whether something waits to be told.
     pub(super) fn has_word(&self) -> bool {
         self.open.as_ref().is_some_and(|open| !open.answers.is_empty() || !open.waiting.is_empty())
+    }
+
+    /// Whether so many answers wait to be told that no more should be asked.
+    pub(super) fn is_full(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.answers.len() >= MOST_ATTACHING)
     }
 
     /// The next frame to be told.
@@ -182,7 +189,9 @@ impl Downlink {
 
     /// Takes new rights.
     pub(super) fn rejudge(&self, rights: &Arc<Rights>) {
-        self.say_all(|| Said::Rights(Arc::clone(rights)));
+        for relay in self.open.iter().flat_map(|open| &open.relays) {
+            drop(relay.rights.send_replace(Arc::clone(rights)));
+        }
     }
 
     /// Lets go of all collectors; their callers are told. When this returns their names are free.
@@ -284,8 +293,10 @@ impl Open {
         let number = self.next;
         self.next = self.next.wrapping_add(1).max(1);
         let (said, hears) = mpsc::channel(SAID);
-        self.relays.push(Handle { number, name, implied, said });
-        let relay = relay::run(Arc::clone(hall), number, begun, (hears, self.told.clone()));
+        let rights = watch::Sender::new(Arc::clone(&begun.rights));
+        let renewed = rights.subscribe();
+        self.relays.push(Handle { number, name, implied, said, rights });
+        let relay = relay::run(Arc::clone(hall), number, begun, (hears, renewed, self.told.clone()));
         self.running.push(relay.map(move |()| number).boxed());
         number
     }

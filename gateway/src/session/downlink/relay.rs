@@ -21,7 +21,7 @@ use daemoneye_proto::{
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{self, Instant},
 };
 
@@ -46,7 +46,6 @@ pub(super) enum Said {
     Cancel(u64),
     Received(Vec<u64>),
     Reply(v1::Reply),
-    Rights(Arc<Rights>),
     Send(v1::Send),
     Subscriptions(Vec<String>),
 }
@@ -105,6 +104,7 @@ pub(super) struct Relay {
     pub(super) id: PeerId,
     pub(super) rights: Arc<Rights>,
     said: mpsc::Receiver<Said>,
+    renewed: watch::Receiver<Arc<Rights>>,
     told: mpsc::Sender<Told>,
     pub(super) voice: Voice,
     listening: Listening,
@@ -130,7 +130,7 @@ pub(super) async fn run(
     hall: Arc<Hall>,
     number: u32,
     begun: Begun,
-    (said, told): (mpsc::Receiver<Said>, mpsc::Sender<Told>),
+    (said, renewed, told): (mpsc::Receiver<Said>, watch::Receiver<Arc<Rights>>, mpsc::Sender<Told>),
 ) {
     let Begun { collector, wire, rights } = begun;
     let config = &hall.config.downlink;
@@ -156,6 +156,7 @@ pub(super) async fn run(
         collector,
         rights,
         said,
+        renewed,
         told,
         voice,
         listening,
@@ -210,12 +211,14 @@ impl Relay {
             let (speaks, due) = (!self.words.is_empty(), self.due());
             tokio::select! {
                 biased;
+                // First, whatever waits: what the peer may not do any longer is not done.
+                Ok(()) = self.renewed.changed() => if let Err(denial) = self.renew().await {
+                    return Ending::Denied(denial);
+                },
                 // What the peer says ends calls, so that it makes room.
                 said = self.said.recv(), if self.words.len() < MOST_WORDS => match said {
                     None => return Ending::Detached,
-                    Some(said) => if let Err(denial) = self.heed(said).await {
-                        return Ending::Denied(denial);
-                    }
+                    Some(said) => self.heed(said).await,
                 },
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
                 () = until(due) => self.expire(),
@@ -241,24 +244,28 @@ impl Relay {
         }
     }
 
-    async fn heed(&mut self, said: Said) -> Result<(), Denial> {
+    /// Takes new rights.
+    async fn renew(&mut self) -> Result<(), Denial> {
+        let rights = Arc::clone(&self.renewed.borrow_and_update());
+        rights.collector(self.collector.name())?;
+        self.rights = rights;
+        self.rejudge_calls();
+        if !self.asked.is_empty() {
+            let before = self.refused.clone();
+            self.subscribe().await;
+            if before != self.refused {
+                self.say_subscribed();
+            }
+        }
+        Ok(())
+    }
+
+    async fn heed(&mut self, said: Said) {
         match said {
             Said::Call(call) => self.call(call),
             Said::Cancel(id) => self.give_up(id),
             Said::Received(numbers) => self.received(&numbers),
             Said::Reply(reply) => self.replied(reply),
-            Said::Rights(rights) => {
-                rights.collector(self.collector.name())?;
-                self.rights = rights;
-                self.rejudge_calls();
-                if !self.asked.is_empty() {
-                    let before = self.refused.clone();
-                    self.subscribe().await;
-                    if before != self.refused {
-                        self.say_subscribed();
-                    }
-                }
-            }
             Said::Send(send) => self.send(send),
             Said::Subscriptions(patterns) => {
                 self.asked = patterns;
@@ -266,7 +273,6 @@ impl Relay {
                 self.say_subscribed();
             }
         }
-        Ok(())
     }
 
     /// Passes on what was heard of the bus.

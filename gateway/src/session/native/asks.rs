@@ -74,7 +74,7 @@ impl Session {
         if !self.hears.can() {
             return Err(Code::NOT_SUPPORTED);
         }
-        let wanted = filters(topics)?;
+        let wanted = self.filters(topics)?;
         let patterns: Vec<Pattern> = topics.iter().map(pattern).collect::<Result<_, _>>()?;
         if wanted.is_empty() {
             return Ok(());
@@ -89,14 +89,22 @@ impl Session {
         Ok(())
     }
 
+    /// The topics of one frame, of which there may be no more than of subscriptions: each costs whoever publishes for all.
+    fn filters(&self, topics: &Topics) -> Result<Vec<Filter>, Code> {
+        if topics.iter().nth(self.config.max_subscriptions).is_some() {
+            return Err(Code::BUSY);
+        }
+        topics.iter().map(|topic| Filter::parse(topic).map_err(|_| Code::DATA)).collect()
+    }
+
     async fn unsubscribe(&mut self, topics: &Topics) -> Result<(), Code> {
-        let fewer = filters(topics)?;
+        let fewer = self.filters(topics)?;
         self.subscriptions.heard.retain(|filter, _| !fewer.contains(filter));
         self.uplink.voice.narrow(Narrow::Unsubscribe, fewer).await.map_err(code_of)
     }
 
     async fn exclude(&mut self, topics: &Topics) -> Result<(), Code> {
-        let excluded = filters(topics)?;
+        let excluded = self.filters(topics)?;
         let new = excluded.iter().filter(|filter| !self.subscriptions.excluded.contains(*filter)).count();
         if self.subscriptions.excluded.len().saturating_add(new) > self.config.max_subscriptions {
             return Err(Code::BUSY);
@@ -107,7 +115,7 @@ impl Session {
     }
 
     async fn unexclude(&mut self, topics: &Topics) -> Result<(), Code> {
-        let included = filters(topics)?;
+        let included = self.filters(topics)?;
         self.subscriptions.excluded.retain(|filter| !included.contains(filter));
         self.uplink.voice.narrow(Narrow::Unexclude, included).await.map_err(code_of)
     }
@@ -169,10 +177,6 @@ impl Session {
     fn charge(&self) {
         self.uplink.meter.charge(Instant::now(), 1, 0, &self.uplink.limits);
     }
-}
-
-fn filters(topics: &Topics) -> Result<Vec<Filter>, Code> {
-    topics.iter().map(|topic| Filter::parse(topic).map_err(|_| Code::DATA)).collect()
 }
 
 /// The pattern as the policy writes it, which covers what the filter hears.

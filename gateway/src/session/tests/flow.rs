@@ -121,6 +121,31 @@ async fn a_peer_that_ignores_its_credit_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_no_answers_to_its_attaches_is_not_read() {
+    let stage = Stage::new();
+    let (mut peer, _) = stage.join("x", vec![state_of(1, 0, 1)]).await;
+    let mut sent = 0;
+    loop {
+        let frame = Some(link_request::Frame::Attach(v1::Attach { collectors: vec!["nobodys".to_owned()] }));
+        let sending = peer.frames.send(Ok(v1::LinkRequest { frame }));
+        if time::timeout(Duration::from_secs(5), sending).await.is_err() {
+            break;
+        }
+        sent += 1;
+        assert!(sent < 1000, "a peer that reads nothing was read on and on");
+    }
+    // What fills the pipes to and from the session, and what waits in it.
+    assert!((256..=256 + 32).contains(&sent), "{sent}");
+    let mut answered = 0;
+    while answered < sent {
+        if let Some(Frame::Attached(attached)) = peer.next().await.unwrap() {
+            assert_eq!(attached.refused.len(), 1);
+            answered += 1;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn over_its_rate_a_peer_is_held_back_and_still_answered() {
     let rules = POLICY.replace("events_per_second = 1000000", "events_per_second = 100");
     let stage = Stage::configured("", &rules);

@@ -49,7 +49,8 @@ impl Monitor {
         if self.interval < Duration::from_millis(100) {
             bail!("--interval {:?} is too short; use 100ms or more", self.interval);
         }
-        let ask = || gateway.get("transports").map(|transports| Sample { at: Instant::now(), transports });
+        let ask =
+            || gateway.anew().get("transports").map(|transports| Sample { at: Instant::now(), transports });
         // Nobody there at all is an error, and no sample.
         let first = ask()?;
         let begun = first.at;
