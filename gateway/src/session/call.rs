@@ -22,7 +22,7 @@ use crate::{
     policy::{Collector, Denial, PublishPermit},
     session::{
         Hall, hello,
-        http2::{Caller, Cut},
+        http2::{Caller, Cut, CutReason},
         intake::{self, Bounds},
         registry::{Claim, Claimant, Guest, Presence},
         status::Fault,
@@ -190,6 +190,16 @@ async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> 
     let taken = tokio::select! {
         biased;
         taken = &mut ticket => taken,
+        reason = withdrawal(&cut) => {
+            voice.close().await;
+            match (&mut ticket).await {
+                Taken::All => Taken::All,
+                Taken::Withdrawn => {
+                    hall.metrics.tally().withheld.inc();
+                    return Err(Fault::Cut(reason));
+                }
+            }
+        }
         () = time::sleep_until(deadline) => {
             if let Some(voice) = used.take() {
                 voice.release().await;
@@ -206,6 +216,12 @@ async fn settle(hall: &Hall, permitted: Permitted, used: &mut Option<Voice>) -> 
         mark.advance(*seq);
     }
     Ok(false)
+}
+
+/// Ends when the peer loses its right to speak.
+async fn withdrawal(cut: &Cut) -> CutReason {
+    let reason = cut.wait().await;
+    if reason.is_of_trust() { reason } else { std::future::pending().await }
 }
 
 /// Hands a batch to the bus, waiting while that has no room, unless its peer is cut meanwhile.

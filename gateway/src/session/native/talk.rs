@@ -104,7 +104,11 @@ impl Session {
             }
             ended = self.talk(&mut wire) => ended,
         };
-        let lost_its_right = matches!(ended, Err(Fault::Cut(_) | Fault::Denied(_)));
+        // Who is cut because the connection is old, or the gateway goes away, says it again elsewhere.
+        let lost_its_right = match &ended {
+            Err(Fault::Cut(reason)) => reason.is_of_trust(),
+            other => matches!(other, Err(Fault::Denied(_))),
+        };
         let told = match &ended {
             Ok(_) => time::timeout(GRACE, wire.finish()).await.is_ok_and(|done| done.is_ok()),
             Err(Fault::Broken { .. }) => {
@@ -286,8 +290,17 @@ impl Session {
     /// Answers for what is open, lets go of the name, gives up the seat, and says why.
     async fn leave(mut self, ended: &Result<Farewell, Fault>, lost_its_right: bool) {
         self.count_dropped();
-        for debt in self.calls.close() {
-            self.fail(debt, code::CUT, "the collector's connection ended").await;
+        let told = async {
+            for debt in self.calls.close() {
+                self.fail(debt, code::CUT, "the collector's connection ended").await;
+            }
+        };
+        if time::timeout(GRACE, told).await.is_err() {
+            tracing::debug!("callers were not told of the end in time");
+        }
+        // Whoever shares the name: it is not published any more.
+        if lost_its_right && time::timeout(VERDICT, self.uplink.voice.close()).await.is_err() {
+            tracing::error!("the bus did not say what became of withdrawn batches");
         }
         if lost_its_right {
             self.uplink.give_up();

@@ -277,9 +277,9 @@ impl Uplink {
             .map(|topic| self.speaker.allow(&mut permit, topic.dotted()).is_ok())
             .collect();
         let withheld = batch.withhold(|place| allowed.get(place) == Some(&true));
-        let is_gone = |(place, _): &Wanted| withheld.iter().any(|(gone, _)| gone == place);
-        let refused = pending.wanted.extract_if(.., |wanted| is_gone(wanted)).map(|(_, id)| id).collect();
-        self.tally.withheld.inc_by(u64::try_from(withheld.len()).unwrap_or(u64::MAX));
+        let gone: Vec<usize> = withheld.into_iter().map(|(place, _)| place).collect();
+        let refused = take_back(&mut pending.wanted, &gone);
+        self.tally.withheld.inc_by(u64::try_from(gone.len()).unwrap_or(u64::MAX));
         if batch.is_empty()
             && let Some((_, pending)) = self.unsent.take()
         {
@@ -336,11 +336,36 @@ impl Uplink {
     }
 }
 
+/// Takes from `wanted` what stood at the places that are `gone`, and says whose acks these are; the rest moves up with its
+/// events.
+fn take_back(wanted: &mut Vec<Wanted>, gone: &[usize]) -> Vec<u32> {
+    let refused = wanted.extract_if(.., |(place, _)| gone.contains(place)).map(|(_, id)| id).collect();
+    for (place, _) in wanted {
+        *place -= gone.iter().filter(|gone| **gone < *place).count();
+    }
+    refused
+}
+
 /// How BUS/RT says why an event is not published.
 const fn code(rejected: RejectCode) -> Code {
     match rejected {
         RejectCode::TopicDenied | RejectCode::CollectorDenied => Code::ACCESS,
         RejectCode::AlreadyConnected => Code::BUSY,
         _ => Code::DATA,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_withheld_twice_takes_back_the_acks_of_its_own_events() {
+        // Events 0 to 4; that at place 1 wants no ack.
+        let mut wanted = vec![(0, 10), (2, 12), (3, 13), (4, 14)];
+        assert_eq!(take_back(&mut wanted, &[0, 1]), [10]);
+        assert_eq!(wanted, [(0, 12), (1, 13), (2, 14)]);
+        assert_eq!(take_back(&mut wanted, &[0, 2]), [12, 14]);
+        assert_eq!(wanted, [(0, 13)]);
     }
 }

@@ -132,3 +132,29 @@ async fn a_call_that_the_bus_never_takes_is_withdrawn() {
     assert!(!publish(&stage, "x", request("two", 1)).await.unwrap(), "it was never published");
     assert_eq!(stage.taken(), ["two"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_bus_has_not_taken_is_withdrawn_when_its_peer_loses_its_right() {
+    let stage = Stage::new();
+    stage.open.send_replace(false);
+    let peer = VerifiedPeer::assume(PeerId::new("site-a", "x").unwrap());
+    let caller = Caller::new(peer, "127.0.0.1:4444".parse().unwrap());
+    let calling = call::publish(Arc::clone(&stage.sessions.0), &caller, request("one", 1));
+    let room = Arc::clone(&stage.sessions.0.call_room);
+    let cutting = async {
+        while room.available_permits() == call::MOST_BYTES {
+            tokio::task::yield_now().await;
+        }
+        let _first = caller.cut().cut(CutReason::Revoked);
+        let all = room.acquire_many(u32::try_from(call::MOST_BYTES).unwrap());
+        drop(time::timeout(Duration::from_secs(1), all).await.expect("it is not waited for").unwrap());
+    };
+    let (refused, ()) = tokio::join!(calling, cutting);
+    assert_eq!(Status::from(refused.unwrap_err()).code(), Code::PermissionDenied);
+    stage.open.send_replace(true);
+    assert!(
+        !publish(&stage, "x", request("again", 1)).await.unwrap(),
+        "no duplicate: it was never published"
+    );
+    assert_eq!(stage.taken(), ["again"]);
+}
