@@ -26,6 +26,7 @@ pub(crate) struct Visitor {
 
 impl Visitor {
     /// Number of its user, where users have numbers.
+    #[cfg_attr(unix, expect(clippy::unnecessary_wraps, reason = "elsewhere users have no numbers"))]
     #[cfg_attr(not(unix), expect(clippy::unused_self, reason = "it knows none"))]
     pub(crate) const fn user(&self) -> Option<u32> {
         #[cfg(unix)]

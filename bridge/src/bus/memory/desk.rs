@@ -1,6 +1,6 @@
 //! What the broker says for itself: answers to calls of its own name, and announcements of who comes and goes.
 //!
-//! The names, values and MessagePack are those of the crate `busrt`, so that its tools and clients cannot tell the difference.
+//! The names, values and `MessagePack` are those of the crate `busrt`, so that its tools and clients cannot tell the difference.
 
 use std::{
     future,
@@ -102,7 +102,7 @@ impl Broker {
             if let Some((client, calls)) = client {
                 answer(client, calls).await;
             }
-            future::pending().await
+            future::pending::<()>().await;
         }
     }
 

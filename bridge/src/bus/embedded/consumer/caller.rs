@@ -310,7 +310,7 @@ impl Caller {
             let request = call::request(id, line.items.iter().take(portion));
             let sent = self.client.send(name.as_str(), &request, false);
             match time::timeout(HAND_OVER, sent).await {
-                Ok(Ok(_)) => {
+                Ok(Ok(())) => {
                     let events = line.items.iter().take(portion).map(|item| item.events().count()).sum();
                     (line.waits, line.called) = (false, portion);
                     let due = Instant::now() + self.hand.consumer.answer_within;
