@@ -34,12 +34,12 @@ const MOST: usize = 1 << 20;
 const SUBSCRIBE: u32 = u32::MAX;
 
 /// Longest silence of the door.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let mut arguments: Vec<String> = env::args().skip(1).collect();
-    let hears = arguments.pop_if(|last| last == "--hear").is_some();
+    let listens = arguments.pop_if(|last| last == "--hear").is_some();
     let [door, name, topic, count] = arguments.as_slice() else {
         eprintln!("usage: publish DOOR NAME TOPIC COUNT [--hear]");
         return ExitCode::from(2);
@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
         eprintln!("publish: `{count}` is no number of events");
         return ExitCode::from(2);
     };
-    match publish(door, name, topic, (count, hears)).await {
+    match publish(door, name, topic, (count, listens)).await {
         Ok(tally) => {
             println!(
                 "sent {count} confirmed {} refused {} heard {} in {:?}",
@@ -75,24 +75,24 @@ async fn publish(
     door: &str,
     name: &str,
     topic: &str,
-    (count, hears): (u32, bool),
+    (count, listens): (u32, bool),
 ) -> Result<Tally, Box<dyn Error>> {
     let mut stream = open(door).await?;
     greet(&mut stream, name).await?;
     let mut wire = BytesMut::new();
-    if hears {
+    if listens {
         let head = Head { id: SUBSCRIBE, qos: Qos::Processed };
         client::topics(&mut wire, head, TopicsOf::Subscribe, &[topic])?;
     }
     let begun = Instant::now();
     let (mut sent, mut confirmed, mut refused, mut heard) = (0, 0, 0, 0);
     let mut read = BytesMut::new();
-    while confirmed + refused < count || hears && heard < count {
+    while confirmed + refused < count || listens && heard < count {
         while sent < count && sent - confirmed - refused < WINDOW {
             let payload = format!(r#"{{"from":"{name}","n":{sent}}}"#);
             // 0 is a sign of life, so numbers begin with 1.
-            let head = Head { id: sent + 1, qos: Qos::Processed };
-            client::publish(&mut wire, head, topic, payload.as_bytes())?;
+            let number = Head { id: sent + 1, qos: Qos::Processed };
+            client::publish(&mut wire, number, topic, payload.as_bytes())?;
             sent += 1;
         }
         stream.write_all(&wire).await?;
