@@ -18,10 +18,11 @@ mod config;
 mod hears;
 mod metrics;
 mod relay;
+mod room;
 
 use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
 
-use daemoneye_bridge::bus::rpc::code;
+use daemoneye_bridge::{bus::rpc::code, topic::MAX_BYTES};
 use daemoneye_proto::{
     MAX_PATTERNS,
     v1::{self, link_request, link_response::Frame},
@@ -31,7 +32,10 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::config::Config;
 pub(super) use self::metrics::Metrics;
-use self::relay::{Begun, Said, Told};
+use self::{
+    relay::{Begun, Said, Told},
+    room::{Place, Room},
+};
 use crate::{
     identity::PeerId,
     policy::Rights,
@@ -70,6 +74,8 @@ struct Open {
     attaching: VecDeque<Attaching>,
     /// Answers to Attach frames.
     answers: VecDeque<Frame>,
+    /// For what the peer said that no relay has looked at yet.
+    room: Room,
     /// Number of the next relay.
     next: u32,
 }
@@ -149,6 +155,13 @@ impl Downlink {
                 if wanted.patterns.len() > MAX_PATTERNS {
                     return Err(Fault::broken("subscriptions.patterns", format!("more than {MAX_PATTERNS}")));
                 }
+                if wanted.patterns.iter().any(|pattern| pattern.len() > MAX_BYTES) {
+                    return Err(Fault::broken(
+                        "subscriptions.patterns",
+                        format!("longer than {MAX_BYTES} bytes"),
+                    ));
+                }
+                is_name("subscriptions.collector", &wanted.collector)?;
                 let v1::Subscriptions { patterns, collector } = wanted;
                 if let Err(refusal) = self.say(&collector, rights, |_| Said::Subscriptions(patterns.clone()))
                 {
@@ -161,14 +174,22 @@ impl Downlink {
                 if id == 0 {
                     return Err(Fault::broken("call.id", "must not be 0"));
                 }
+                is_name("call.caller", &call.caller)?;
                 let caller = call.caller.clone();
-                if let Err(refusal) = self.say(&caller, rights, |_| Said::Call(call.clone())) {
+                let size = [call.target.len(), call.method.len(), call.params.len()].into_iter().sum();
+                let said =
+                    self.room(size).and_then(|room| self.say(&caller, rights, |_| Said::Call(call, room)));
+                if let Err(refusal) = said {
                     outbox.say(refusal.reply(id));
                 }
             }
             link_request::Frame::Send(send) => {
+                is_name("send.collector", &send.collector)?;
                 let (id, sender) = (send.id, send.collector.clone());
-                if let Err(refusal) = self.say(&sender, rights, |_| Said::Send(send.clone()))
+                let said = self
+                    .room(send.target.len().saturating_add(send.payload.len()))
+                    .and_then(|room| self.say(&sender, rights, |_| Said::Send(send, room)));
+                if let Err(refusal) = said
                     && id != 0
                 {
                     outbox.say(refusal.reply(id));
@@ -236,6 +257,11 @@ impl Downlink {
         Ok(())
     }
 
+    /// Room for so many bytes that wait for a relay.
+    fn room(&mut self, size: usize) -> Result<Place, Refusal> {
+        self.open.get_or_insert_with(Open::new).room.take(size).ok_or(Refusal::TooMany)
+    }
+
     /// Says something to the relay of a collector; that of the peer itself begins with it.
     fn say(
         &mut self,
@@ -285,6 +311,7 @@ impl Open {
             waiting,
             attaching: VecDeque::new(),
             answers: VecDeque::new(),
+            room: Room::default(),
             next: 1,
         })
     }
@@ -324,6 +351,18 @@ impl Open {
             let refused = self.attaching.pop_front().map(|attaching| attaching.refused).unwrap_or_default();
             self.answers.push_back(Frame::Attached(v1::Attached { refused }));
         }
+    }
+}
+
+/// Longest name of a collector that is worth a look: the grammar allows less.
+const LONGEST: usize = 256;
+
+/// Whether a name that may be echoed is short enough to be one.
+fn is_name(field: &'static str, name: &str) -> Result<(), Fault> {
+    if name.len() > LONGEST {
+        Err(Fault::broken(field, format!("longer than {LONGEST} bytes")))
+    } else {
+        Ok(())
     }
 }
 

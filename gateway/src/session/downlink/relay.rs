@@ -35,6 +35,7 @@ use crate::{
             calls::{Gone, Incoming, Outgoing, is_gone},
             commands::Commands,
             metrics::{self, Counted},
+            room::Place,
         },
         intake::Rejection,
     },
@@ -42,11 +43,13 @@ use crate::{
 
 /// What the peer says to one of its collectors' relays.
 pub(super) enum Said {
-    Call(v1::Call),
+    /// With the room that it takes until it is looked at.
+    Call(v1::Call, Place),
     Cancel(u64),
     Received(Vec<u64>),
     Reply(v1::Reply),
-    Send(v1::Send),
+    /// With the room that it takes until it is looked at.
+    Send(v1::Send, Place),
     Subscriptions(Vec<String>),
 }
 
@@ -262,11 +265,11 @@ impl Relay {
 
     async fn heed(&mut self, said: Said) {
         match said {
-            Said::Call(call) => self.call(call),
+            Said::Call(call, _place) => self.call(call),
             Said::Cancel(id) => self.give_up(id),
             Said::Received(numbers) => self.received(&numbers),
             Said::Reply(reply) => self.replied(reply),
-            Said::Send(send) => self.send(send),
+            Said::Send(send, _place) => self.send(send),
             Said::Subscriptions(patterns) => {
                 self.asked = patterns;
                 self.subscribe().await;

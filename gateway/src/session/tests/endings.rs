@@ -19,6 +19,11 @@ async fn a_broken_protocol_ends_the_session_with_its_code() {
         Sent::Attach(v1::Attach { collectors: vec!["other".to_owned(); 2] }),
         Sent::Call(v1::Call::default()),
         Sent::Subscriptions(v1::Subscriptions { patterns: vec!["a".to_owned(); 65], ..<_>::default() }),
+        // What would be kept or echoed, however long.
+        Sent::Subscriptions(v1::Subscriptions { patterns: vec!["a".repeat(257)], ..<_>::default() }),
+        Sent::Subscriptions(v1::Subscriptions { collector: "a".repeat(257), ..<_>::default() }),
+        Sent::Call(v1::Call { id: 1, caller: "a".repeat(257), ..<_>::default() }),
+        Sent::Send(v1::Send { collector: "a".repeat(257), ..<_>::default() }),
     ];
     for frame in broken {
         let stage = Stage::new();
