@@ -4,6 +4,7 @@
 //! trouble; a route that nobody hears is one, but not a reason to turn collectors away: their events wait in their spools.
 
 use std::{
+    cmp::Reverse,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -11,7 +12,7 @@ use std::{
 use daemoneye_bridge::{lifecycle::Phase, probe::Check};
 
 use crate::{
-    snapshot::{BusView, Component, Health, Snapshots, Timestamp, Trouble, UpstreamView, Word},
+    snapshot::{BusView, Certificate, Component, Health, Snapshots, Timestamp, Trouble, UpstreamView, Word},
     telemetry::metrics::VERSION,
 };
 
@@ -28,7 +29,7 @@ const FORECAST: Duration = Duration::from_hours(14 * 24);
 pub(super) fn readiness(snapshots: &Snapshots) -> Vec<Check> {
     let phase = *snapshots.phase.borrow();
     let lifecycle = (phase != Phase::Serving).then(|| format!("the gateway is {}", phase.as_str()));
-    let tls = snapshots.material.borrow().loaded.is_none().then(|| "no certificate is loaded".to_owned());
+    let tls = unpresentable(snapshots, SystemTime::now());
     let policy = snapshots.policy.borrow().loaded.is_none().then(|| "no policy is loaded".to_owned());
     let bus = snapshots.bus.borrow().down.as_ref().map(|down| down.cause.clone());
     vec![
@@ -37,6 +38,18 @@ pub(super) fn readiness(snapshots: &Snapshots) -> Vec<Check> {
         Check { name: "policy", failure: policy },
         Check { name: "bus", failure: bus },
     ]
+}
+
+/// Why no collector could be shown a certificate that it accepts.
+fn unpresentable(snapshots: &Snapshots, now: SystemTime) -> Option<String> {
+    let material = Arc::clone(&snapshots.material.borrow());
+    if material.loaded.is_none() {
+        return Some("no certificate is loaded".to_owned());
+    }
+    let own = material.certificates.iter().find(|certificate| certificate.role == "server")?;
+    let until = own.not_after;
+    (until.0 <= now)
+        .then(|| format!("the server certificate {} expired at {until}; replace its file", own.subject))
 }
 
 /// The health of the gateway and of each of its components.
@@ -103,26 +116,36 @@ fn lifecycle(phase: Phase) -> Finding {
     }
 }
 
+/// What is to be said of a certificate that has ended or will soon, and when that is.
+fn ending(certificate: &Certificate, other_anchor: bool, now: SystemTime) -> Option<(Finding, SystemTime)> {
+    let Certificate { role, subject, not_before, not_after, .. } = certificate;
+    let (from, until) = (not_before.0, not_after.0);
+    let life = until.duration_since(from).unwrap_or_default();
+    let worrying = until.checked_sub((life / 5).min(FORECAST)).unwrap_or(until);
+    let (status, word, since) = if until <= now {
+        // One anchor of several may end without harm to those of the others.
+        let spare = *role == "ca" && other_anchor;
+        (if spare { Word::Degraded } else { Word::Unhealthy }, "expired", until)
+    } else if worrying <= now {
+        (Word::Degraded, "expires", worrying)
+    } else {
+        return None;
+    };
+    let message = format!("the {role} certificate {subject} {word} at {not_after}; replace its file");
+    Some((Finding::since(status, message, Timestamp(since)), until))
+}
+
 fn tls(snapshots: &Snapshots, now: SystemTime) -> Finding {
     let material = Arc::clone(&snapshots.material.borrow());
     if material.loaded.is_none() {
         return Finding::unknown("no certificate is loaded yet".to_owned());
     }
-    let ending = material.certificates.iter().map(|certificate| {
-        let (from, until) = (certificate.not_before.0, certificate.not_after.0);
-        let life = until.duration_since(from).unwrap_or_default();
-        (until, until.checked_sub((life / 5).min(FORECAST)).unwrap_or(until), certificate)
-    });
-    if let Some((until, worrying, certificate)) = ending.min_by_key(|(until, ..)| *until) {
-        let (role, subject, until) = (certificate.role, &certificate.subject, Timestamp(until));
-        if until.0 <= now {
-            let message = format!("the {role} certificate {subject} expired at {until}; replace its file");
-            return Finding::since(Word::Unhealthy, message, until);
-        }
-        if worrying <= now {
-            let message = format!("the {role} certificate {subject} expires at {until}; replace its file");
-            return Finding::since(Word::Degraded, message, Timestamp(worrying));
-        }
+    let is_trusted = |each: &Certificate| each.role == "ca" && each.not_after.0 > now;
+    let other_anchor = material.certificates.iter().any(is_trusted);
+    let ending = material.certificates.iter().filter_map(|each| ending(each, other_anchor, now));
+    // The worst of them; of these, that which ends first.
+    if let Some((finding, _)) = ending.min_by_key(|(finding, until)| (Reverse(finding.status), *until)) {
+        return finding;
     }
     if let Some(trouble) = &material.refused {
         return Finding::trouble(Word::Degraded, "the last reload was refused", trouble);
@@ -199,6 +222,13 @@ fn upstream(way: &UpstreamView) -> Finding {
     if let Some(error) = &way.disk_error {
         let message = format!("the upstream spool cannot be written, collectors are held back: {error}");
         return Finding { status: Word::Unhealthy, message, since: None };
+    }
+    if way.bytes >= way.max_bytes / 5 * 4 {
+        let message = format!(
+            "the upstream spool holds {} of {} bytes; when it is full the oldest events are dropped ({} lost so far); {waiting}",
+            way.bytes, way.max_bytes, way.lost
+        );
+        return Finding { status: Word::Degraded, message, since: None };
     }
     if let Some(gateway) = &way.gateway {
         return Finding::healthy(format!("linked to {gateway}; {waiting}"));

@@ -479,31 +479,42 @@ async fn strangers_texts_are_json_strings_and_nothing_more() {
 fn a_certificate_is_told_of_before_it_expires_and_when_it_has() {
     let parts = Parts::well();
     let day = Duration::from_hours(24);
-    let at = |before: u32, after: u32| {
-        let now = SystemTime::now();
-        let certificate = Certificate {
-            role: "server",
-            subject: "CN=gateway".to_owned(),
-            issuer: String::new(),
-            serial: String::new(),
-            names: Vec::new(),
-            not_before: Timestamp(now - day * before),
-            not_after: Timestamp(now + day * after),
-            spki_sha256: String::new(),
-        };
+    let certificate = |role, before: u32, after: u32| Certificate {
+        role,
+        subject: "CN=gateway".to_owned(),
+        issuer: String::new(),
+        serial: String::new(),
+        names: Vec::new(),
+        not_before: Timestamp(SystemTime::now() - day * before),
+        not_after: Timestamp(SystemTime::now() + day * after),
+        spki_sha256: String::new(),
+    };
+    let of = |certificates| {
         let loaded = Some(Timestamp::now());
-        parts.material.send_replace(Arc::new(Material {
-            loaded,
-            certificates: vec![certificate],
-            ..Material::default()
-        }));
+        parts.material.send_replace(Arc::new(Material { loaded, certificates, ..Material::default() }));
         parts.word("tls")
     };
+    let at = |before, after| of(vec![certificate("server", before, after)]);
     assert_eq!(at(10, 300), (Word::Healthy, false));
     assert_eq!(at(300, 13), (Word::Degraded, true));
     assert_eq!(at(1, 7), (Word::Healthy, false));
     assert_eq!(at(9, 1), (Word::Degraded, true));
+    let ready = || {
+        health::readiness(&parts.snapshots())
+            .iter()
+            .all(|check| check.name != "tls" || check.failure.is_none())
+    };
+    assert!(ready(), "it still serves");
     assert_eq!(at(9, 0), (Word::Unhealthy, true));
+    assert!(!ready(), "no collector would accept it");
+
+    // A leaf that ends sooner hides no anchor that ends soon, and an old anchor beside others is no end.
+    let [leaf, root] = [certificate("server", 0, 1), certificate("ca", 1000, 2)];
+    assert_eq!(of(vec![leaf.clone(), root.clone()]), (Word::Degraded, true));
+    let (old, other) = (certificate("ca", 1000, 0), certificate("ca", 10, 1000));
+    assert_eq!(of(vec![leaf.clone(), old.clone(), other]), (Word::Degraded, true));
+    assert_eq!(of(vec![leaf, root, old.clone()]), (Word::Degraded, true));
+    assert_eq!(of(vec![old]), (Word::Unhealthy, true));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, path::Path, sync::Arc};
 use daemoneye_bridge::{
     bus::{Bus, door::DoorError},
     lifecycle::Lifecycle,
-    trust::{LoadError, Material},
+    trust::{LoadError, Material, Role},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
@@ -82,6 +82,9 @@ impl fmt::Debug for Tasks {
 pub(super) fn check(config: &Config) -> Result<Summary, BindError> {
     let material = Material::load_all(&config.tcp.tls.clone().into_plan())?;
     let policy = Policy::load(&config.policy.file)?;
+    if let Some(upstream) = &config.upstream {
+        Material::load(&upstream.uplink.files, Role::Client).map_err(upstream::OpenError::from)?;
+    }
     if let Some(file) = &config.admin.token_file {
         Tokens::load(file).map_err(admin::BindError::from)?;
     }
@@ -379,6 +382,7 @@ impl BindError {
                 self,
                 Self::Door(DoorError::TooLong { .. } | DoorError::NeverSentAway)
                     | Self::Admin(admin::BindError::Tokens(_))
+                    | Self::Upstream(upstream::OpenError::Uplink(_))
             )
     }
 }

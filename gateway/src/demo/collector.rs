@@ -103,7 +103,9 @@ impl Collector {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                _ = clock.tick() => {
+                // Not before its leaf was let in or turned away: what is seen sooner waits for the first link, and would be
+                // told as if the way took so long.
+                _ = clock.tick(), if self.report.joined || self.report.refused.is_some() => {
                     let seen;
                     (reader, seen) = task::spawn_blocking(move || {
                         let seen = reader.read();

@@ -15,6 +15,7 @@ use daemoneye_tests::{
     engine::Engine,
     eventually,
     link::{Link, MOMENT},
+    process::Program,
     producer::Producer,
     world::{Leaf, TRUST_DOMAIN, World},
 };
@@ -304,4 +305,20 @@ async fn a_gateway_without_the_right_to_relay_is_told_so_and_its_health_says_who
     let view = region.json("/api/v1/upstream");
     assert_eq!(view["name"], "region-1");
     assert!(view["gateway"].is_null() && view["trouble"]["cause"].is_string(), "{view}");
+}
+
+#[tokio::test]
+async fn a_key_for_the_way_up_that_is_not_there_is_named_before_and_at_the_start() {
+    let (primary, region) = (world(""), world(""));
+    region.configure(&upstream(&region, &primary, "region-1"));
+    let config = region.path("gateway.toml");
+    let key = region.path("up/leaf.key");
+    fs::remove_file(&key).unwrap();
+    for check in [&["--check"][..], &[]] {
+        let args = [&["run", "--config", config.to_str().unwrap()], check].concat();
+        let mut gateway = Program::start(crate::PROGRAMS.gateway, &args, region.folder.path());
+        let status = gateway.ended(Duration::from_secs(30)).await;
+        assert_eq!(status.code(), Some(2), "{check:?}: starting again is of no use: {}", gateway.log());
+        assert!(gateway.log().contains(key.to_str().unwrap()), "{check:?}: {}", gateway.log());
+    }
 }

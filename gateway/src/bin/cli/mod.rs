@@ -46,7 +46,11 @@ enum Command {
     /// Looks whether the record of changes is whole.
     Audit(audit::Audit),
     /// Shows each component's health; the exit code is that of the worst.
-    Health,
+    Health {
+        /// From which word on the exit code is not 0 (3 degraded, 4 unhealthy).
+        #[arg(long, value_name = "WORD", value_enum, default_value_t)]
+        fail_on: health::FailOn,
+    },
     /// Shows who is connected, and who was.
     Collectors,
     /// Shows every certificate that the gateway knows of, and what expires when.
@@ -86,7 +90,7 @@ impl Cli {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { gateway, format, command } = self;
         match command {
-            Command::Health => health::run(&gateway, format),
+            Command::Health { fail_on } => health::run(&gateway, fail_on, format),
             Command::Audit(audit) => audit.run(format),
             Command::Certs(certs) => certs.run(&gateway, format),
             Command::Collectors => collectors::run(&gateway, format),
