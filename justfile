@@ -36,3 +36,11 @@ chain seconds="300":
 # The BUS/RT codec under libFuzzer with the address sanitizer. The flags are what `cargo fuzz` sets, for a stable compiler.
 fuzz seconds="600":
     cd tests/fuzz && mkdir -p corpus && RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address --cfg fuzzing -Ccodegen-units=1" cargo run --release --target x86_64-unknown-linux-gnu --bin codec -- -max_total_time={{seconds}} -max_len=8192 corpus
+
+# Builds the leaf for Windows (Debian 12; as root it installs what is missing).
+windows profile="release":
+    deploy/windows/build.sh {{profile}}
+
+# The Windows leaf under Wine takes events from its pipe and delivers them to a gateway on this machine.
+windows-pipe profile="debug":
+    deploy/windows/pipe-test.sh {{profile}}

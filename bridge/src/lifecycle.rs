@@ -5,11 +5,7 @@
 
 use std::{future::Future, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-    time,
-};
+use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Where a process is in its life. Ordered; it only advances.
@@ -163,12 +159,14 @@ impl Leash {
 }
 
 /// The signals that a process obeys.
+#[cfg(unix)]
 #[derive(Debug)]
 pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
+#[cfg(unix)]
 impl Signals {
     /// Begins to listen; from here on neither signal kills the process by itself.
     ///
@@ -176,6 +174,8 @@ impl Signals {
     ///
     /// The operating system's, if handlers cannot be installed.
     pub fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
@@ -186,6 +186,48 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What a console tells a process to end by.
+#[cfg(windows)]
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: tokio::signal::windows::CtrlC,
+    pause: tokio::signal::windows::CtrlBreak,
+    close: tokio::signal::windows::CtrlClose,
+    shutdown: tokio::signal::windows::CtrlShutdown,
+}
+
+#[cfg(windows)]
+impl Signals {
+    /// Begins to listen; from here on none of them ends the process by itself.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, if handlers cannot be installed.
+    pub fn listen() -> std::io::Result<Self> {
+        use tokio::signal::windows;
+
+        Ok(Self {
+            interrupt: windows::ctrl_c()?,
+            pause: windows::ctrl_break()?,
+            close: windows::ctrl_close()?,
+            shutdown: windows::ctrl_shutdown()?,
+        })
+    }
+
+    /// Waits for Ctrl-C, Ctrl-Break, the end of the console or that of the system. Windows gives a few seconds after the
+    /// last two.
+    ///
+    /// Cancel safe: what nobody waited for is seen by the next call.
+    pub async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.pause.recv() => {}
+            _ = self.close.recv() => {}
+            _ = self.shutdown.recv() => {}
         }
     }
 }

@@ -156,7 +156,6 @@ impl Drum {
     }
 
     /// How many bytes wait of what was sent by name, and how many make it full. For who can tell a sender at once.
-    #[cfg(unix)]
     pub(crate) fn load(&self) -> (Arc<AtomicUsize>, usize) {
         (Arc::clone(&self.0.sent), self.0.room.bytes.get())
     }

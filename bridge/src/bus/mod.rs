@@ -14,10 +14,12 @@ use tokio::sync::watch;
 
 use crate::topic::{self, Pattern};
 
-#[cfg(unix)]
 pub mod door;
-#[cfg(unix)]
 pub mod embedded;
+#[cfg(any(windows, test))]
+pub(crate) mod memory;
+#[cfg(any(windows, test))]
+pub mod pipe;
 #[cfg(unix)]
 pub mod remote;
 

@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
-    bus::{Broker, RouteError, Routes, door, embedded, remote},
+    bus::{Broker, RouteError, Routes, door, embedded},
     leaf::{downlink, intake::Naming},
     log,
     settings::{self, SettingsError},
@@ -18,11 +18,15 @@ use crate::{
     uplink,
 };
 
+#[cfg(unix)]
+use crate::bus::remote;
+
 /// The prefix of environment variables that override the file.
 const PREFIX: &str = "DAEMONEYE_BRIDGE";
 
 /// Where the spool is if the file does not say.
-const SPOOL: &str = "/var/lib/daemoneye/spool";
+const SPOOL: &str =
+    if cfg!(windows) { r"C:\ProgramData\DaemonEye\spool" } else { "/var/lib/daemoneye/spool" };
 
 /// Settings of a leaf; every value is usable as it stands.
 #[derive(Clone, Debug, Deserialize)]
@@ -76,6 +80,7 @@ pub enum Bus {
         routes: Routes,
     },
     /// Somebody else's broker.
+    #[cfg(unix)]
     Foreign(remote::Config),
 }
 
@@ -94,7 +99,15 @@ pub struct Forward {
 struct File {
     bus: BusFile,
     in_process: embedded::Config,
+    #[cfg(unix)]
     unix_socket: door::Config,
+    #[cfg(windows)]
+    named_pipe: door::Config,
+    /// The section of the other system.
+    #[cfg(unix)]
+    named_pipe: Option<IgnoredAny>,
+    #[cfg(windows)]
+    unix_socket: Option<IgnoredAny>,
     forward: ForwardFile,
     spool: Option<spool::Config>,
     uplink: uplink::Config,
@@ -110,7 +123,10 @@ struct File {
 struct BusFile {
     /// `embedded`: our own broker. `foreign`: the one at `bus.foreign.socket_path`.
     broker: Broker,
+    #[cfg(unix)]
     foreign: Option<remote::Config>,
+    #[cfg(windows)]
+    foreign: Option<IgnoredAny>,
 }
 
 impl Default for BusFile {
@@ -173,16 +189,28 @@ impl TryFrom<File> for Config {
     type Error = ConfigError;
 
     fn try_from(file: File) -> Result<Self, ConfigError> {
+        #[cfg(unix)]
+        let (door, elsewhere) = (file.unix_socket, file.named_pipe);
+        #[cfg(windows)]
+        let (door, elsewhere) = (file.named_pipe, file.unix_socket);
+        if elsewhere.is_some() {
+            return Err(ConfigError::OtherSystem);
+        }
         let bus = match (file.bus.broker, file.bus.foreign) {
             (Broker::Embedded, None) => Bus::Embedded {
                 broker: file.in_process,
-                door: file.unix_socket,
+                door,
                 routes: Routes::new(Vec::new(), Broker::Embedded)?,
             },
+            #[cfg(unix)]
             (Broker::Foreign, Some(remote)) => Bus::Foreign(remote),
+            #[cfg(unix)]
             (Broker::Foreign, None) => return Err(ConfigError::NoForeign),
+            #[cfg(windows)]
+            (Broker::Foreign, _) => return Err(ConfigError::NoSockets),
             (Broker::Embedded, Some(_)) => return Err(ConfigError::IdleForeign),
         };
+        #[cfg(unix)]
         if file.downlink.enabled && matches!(bus, Bus::Foreign(_)) {
             return Err(ConfigError::ForeignDownlink);
         }
@@ -211,6 +239,7 @@ impl TryFrom<File> for Config {
 #[non_exhaustive]
 pub enum ConfigError {
     /// Who is connected to somebody else's broker is not known here.
+    #[cfg(unix)]
     #[error(
         "downlink.enabled needs our own broker, which knows who is connected; set bus.broker = \"embedded\", or \
          downlink.enabled = false"
@@ -222,13 +251,32 @@ pub enum ConfigError {
     )]
     IdleForeign,
     /// A foreign broker is used but not described.
+    #[cfg(unix)]
     #[error("bus.broker = \"foreign\" needs bus.foreign.socket_path")]
     NoForeign,
+    /// A foreign broker is used where there are no UNIX sockets.
+    #[cfg(windows)]
+    #[error("bus.broker = \"foreign\" needs UNIX sockets, which a leaf on Windows has not; use \"embedded\"")]
+    NoSockets,
     /// No pattern at all.
     #[error(
         "forward.patterns is empty, so nothing would be forwarded; name at least one, such as \"events.#\""
     )]
     NothingForwarded,
+    /// The door of another system.
+    #[cfg_attr(
+        unix,
+        error(
+            "[named_pipe] is the door of a leaf on Windows; on this system local clients come through [unix_socket]"
+        )
+    )]
+    #[cfg_attr(
+        windows,
+        error(
+            "[unix_socket] is the door of a leaf on UNIX; on this system local clients come through [named_pipe]"
+        )
+    )]
+    OtherSystem,
     /// The health page would be open to the network.
     #[error(
         "health.bind_address = \"{0}\" is not loopback, and the page asks nobody who he is; use 127.0.0.1 or [::1]"
@@ -255,6 +303,24 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_file_for_windows_differs_in_door_and_paths_alone() {
+        let text = include_str!("../../../deploy/bridge.windows.toml");
+        let mut text: toml::Table = text.parse().unwrap();
+        assert!(text.remove("named_pipe").is_some());
+        let mut paths = vec![text["spool"].as_table_mut().unwrap().remove("directory").unwrap()];
+        let files = text["uplink"]["tls_config"].as_table_mut().unwrap();
+        paths.extend(
+            ["cert_file", "key_file", "ca_file", "crl_directory"].map(|key| files.remove(key).unwrap()),
+        );
+        for path in paths {
+            assert!(path.as_str().unwrap().starts_with(r"C:\ProgramData\DaemonEye\"), "{path}");
+        }
+        let text = toml::to_string(&text).unwrap();
+        let documented: Config = settings::parse(&text, "deploy/bridge.windows.toml").unwrap();
+        assert_eq!(format!("{documented:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    #[test]
     fn sections_that_do_not_fit_together_are_refused_with_a_remedy() {
         assert!(told("[bus]\nbroker = \"foreign\"").contains("needs bus.foreign.socket_path"));
         assert!(
@@ -262,6 +328,7 @@ mod tests {
         );
         let foreign = "bus = { broker = \"foreign\", foreign = { socket_path = \"/run/b.sock\" } }";
         assert!(told(&format!("downlink.enabled = true\n{foreign}")).contains("needs our own broker"));
+        assert!(told("[named_pipe]\nmax_connections = 3").contains("through [unix_socket]"));
         assert!(told("[forward]\npatterns = []").contains("name at least one"));
         assert!(told("[health]\nbind_address = \"0.0.0.0:9091\"").contains("use 127.0.0.1"));
         assert!(told("[forward]\nspeakfor = true").contains("did you mean `speak_for`?"));

@@ -14,12 +14,16 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The configuration file; deploy/bridge.toml documents every key.
-    #[arg(long, short, default_value = "/etc/daemoneye/bridge.toml")]
+    #[arg(long, short, default_value = CONFIG)]
     pub config: PathBuf,
     /// Loads and judges the configuration, says "ok" or what is wrong, and ends.
     #[arg(long)]
     pub check: bool,
 }
+
+/// Where the configuration is if the command line does not say.
+const CONFIG: &str =
+    if cfg!(windows) { r"C:\ProgramData\DaemonEye\bridge.toml" } else { "/etc/daemoneye/bridge.toml" };
 
 /// Exit code for what could not be had now.
 const FAILURE: u8 = 1;

@@ -16,7 +16,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
-    bus::{self, BusName, PortError, Subscription, door, embedded, remote},
+    bus::{self, BusName, PortError, Subscription, door, embedded},
     leaf::{
         downlink::Downlink,
         health::Views,
@@ -28,6 +28,9 @@ use crate::{
     trust::LoadError,
     uplink::{self, Uplink},
 };
+
+#[cfg(unix)]
+use crate::bus::remote;
 
 mod config;
 pub mod downlink;
@@ -70,6 +73,7 @@ pub struct Leaf {
 #[derive(Debug)]
 enum Local {
     Embedded(Arc<embedded::Embedded>, Option<door::Door>),
+    #[cfg(unix)]
     Foreign(Arc<remote::Remote>),
 }
 
@@ -77,14 +81,17 @@ impl Local {
     fn bus(&self) -> Arc<dyn bus::Bus> {
         match self {
             Self::Embedded(bus, _) => Arc::<embedded::Embedded>::clone(bus) as Arc<dyn bus::Bus>,
+            #[cfg(unix)]
             Self::Foreign(bus) => Arc::<remote::Remote>::clone(bus) as Arc<dyn bus::Bus>,
         }
     }
 
     /// Ends the bus, so that who hears it comes to an end. A foreign one ends when nobody holds it.
     fn close(self) {
-        if let Self::Embedded(bus, _) = self {
-            bus.close();
+        match self {
+            Self::Embedded(bus, _) => bus.close(),
+            #[cfg(unix)]
+            Self::Foreign(_) => {}
         }
     }
 }
@@ -190,9 +197,12 @@ impl Leaf {
         if let Some(downlink) = downlink {
             front.leash().spawn(downlink.run(front.leash()));
         }
-        if let Local::Embedded(_, door) = &mut local
-            && let Some(door) = door.take()
-        {
+        let door = match &mut local {
+            Local::Embedded(_, door) => door.take(),
+            #[cfg(unix)]
+            Local::Foreign(_) => None,
+        };
+        if let Some(door) = door {
             let leash = front.leash();
             front.leash().spawn(door.run(leash));
         }
@@ -245,6 +255,7 @@ fn open_bus(config: Bus, leash: &Leash) -> Result<Local, BuildError> {
             let door = door.enabled.then(|| door::Door::bind(door, &bus)).transpose()?;
             (Local::Embedded(bus, door), tasks)
         }
+        #[cfg(unix)]
         Bus::Foreign(remote) => {
             let (bus, tasks) = remote::open(remote);
             (Local::Foreign(bus), tasks)

@@ -19,7 +19,8 @@ pub fn exposed(path: &Path) -> io::Result<Option<u32>> {
     Ok(is_exposed(mode, seen.uid(), me).then_some(mode))
 }
 
-/// The same where files have no such permissions.
+/// The same where files have no such permissions: who may read one is written in access control lists, which are not looked
+/// at; `docs/windows.md` says what to set.
 ///
 /// # Errors
 ///

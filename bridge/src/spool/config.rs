@@ -85,10 +85,14 @@ struct File {
     dead_letter_bytes: ByteSize,
 }
 
+/// Where the spool is if the file does not say.
+const DIRECTORY: &str =
+    if cfg!(windows) { r"C:\ProgramData\DaemonEye\spool" } else { "/var/lib/daemoneye/spool" };
+
 impl Default for File {
     fn default() -> Self {
         Self {
-            directory: PathBuf::from("/var/lib/daemoneye/spool"),
+            directory: PathBuf::from(DIRECTORY),
             max_bytes: ByteSize::gib(1),
             segment_bytes: None,
             sync: Sync::default(),

@@ -158,19 +158,27 @@ impl Default for File {
     }
 }
 
+/// Where own certificate, key and authorities are if the file does not say.
+const FOLDER: &str = if cfg!(windows) { r"C:\ProgramData\DaemonEye\tls" } else { "/etc/daemoneye/tls" };
+
+/// Where copies of fetched lists are if the file does not say.
+const LISTS: &str =
+    if cfg!(windows) { r"C:\ProgramData\DaemonEye\crl" } else { "/var/lib/daemoneye/leaf/crl" };
+
 impl Default for TlsFile {
     fn default() -> Self {
+        let folder = std::path::Path::new(FOLDER);
         Self {
-            cert_file: "/etc/daemoneye/tls/client.crt".into(),
-            key_file: "/etc/daemoneye/tls/client.key".into(),
-            ca_file: "/etc/daemoneye/tls/ca.crt".into(),
+            cert_file: folder.join("client.crt"),
+            key_file: folder.join("client.key"),
+            ca_file: folder.join("ca.crt"),
             min_tls_version: Floor::default(),
             reload_interval: Duration::from_secs(10),
             crl: Vec::new(),
             revocation: Need::default(),
             stale_crl: Stale::default(),
             crl_refresh: Duration::from_hours(1),
-            crl_directory: "/var/lib/daemoneye/leaf/crl".into(),
+            crl_directory: LISTS.into(),
             issuer: Vec::new(),
         }
     }

@@ -27,6 +27,7 @@ mod revoke;
 mod rotation;
 mod slow;
 mod transport;
+mod windows;
 
 use std::path::Path;
 

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use busrt::client::AsyncClient;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Semaphore,
@@ -23,13 +22,18 @@ use crate::{
             reply::Replies,
             writer::{Slow, Writer},
         },
-        embedded::{Core, member::Member, table::Seat},
+        embedded::{
+            Core,
+            broker::{Client, Queue},
+            member::Member,
+            table::Seat,
+        },
     },
     native::codec::{Code, CodecError},
 };
 
 /// Greets a client and serves it until it leaves.
-pub(super) async fn converse<R, W>((mut source, mut sink): (R, W), visitor: Visitor, house: House)
+pub(crate) async fn converse<R, W>((mut source, mut sink): (R, W), visitor: Visitor, house: House)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -49,8 +53,8 @@ where
 
 /// A client that has its name.
 struct Admitted {
-    client: busrt::broker::Client,
-    queue: busrt::EventChannel,
+    client: Client,
+    queue: Queue,
     member: Arc<Member>,
     rule: SlowReader,
 }
@@ -67,12 +71,12 @@ where
 {
     let name = greet(source, sink).await?;
     let refusal = match core.register(name.as_str(), core.config.buffer_size.get()).await {
-        Ok((mut client, id)) => match client.take_event_channel() {
+        Ok((mut client, id)) => match client.take_queue() {
             Some(queue) => {
                 answer(sink, Code::OK).await?;
                 let (rule, half) = (config.rule(name.as_str()), config.outbox_bytes / 2);
                 let member = Member::new(id, name.as_str().into(), queue.clone(), (rule.kind(), half));
-                let member = member.of_user(Some(visitor.uid)).timed(&core.counters.taken_at_door);
+                let member = member.of_user(visitor.user()).timed(&core.counters.taken_at_door);
                 tracing::debug!(name = name.as_str(), "local client admitted");
                 return Ok(Admitted { client, queue, member: Arc::new(member), rule });
             }

@@ -18,9 +18,22 @@ use crate::bus::door::slow::SlowReader;
 
 /// The user and the process behind a connection, as the kernel says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Visitor {
-    pub(super) uid: u32,
-    pub(super) pid: Option<i32>,
+pub(crate) struct Visitor {
+    #[cfg(unix)]
+    pub(crate) uid: u32,
+    pub(crate) pid: Option<i32>,
+}
+
+impl Visitor {
+    /// Number of its user, where users have numbers.
+    #[cfg_attr(unix, expect(clippy::unnecessary_wraps, reason = "elsewhere users have no numbers"))]
+    #[cfg_attr(not(unix), expect(clippy::unused_self, reason = "it knows none"))]
+    pub(crate) const fn user(&self) -> Option<u32> {
+        #[cfg(unix)]
+        return Some(self.uid);
+        #[cfg(not(unix))]
+        return None;
+    }
 }
 
 /// A local client of the bus, as it is shown.
@@ -29,6 +42,7 @@ pub struct LocalClient {
     /// Its name on the bus; its own choice, within what the door allows.
     pub name: String,
     /// Number of its user.
+    #[cfg(unix)]
     pub uid: u32,
     /// Number of its process, where the kernel tells.
     pub pid: Option<i32>,
@@ -70,18 +84,18 @@ struct Guest {
 
 /// Who is in.
 #[derive(Debug)]
-pub(super) struct Guests {
+pub(crate) struct Guests {
     list: Mutex<BTreeMap<u64, Guest>>,
     shown: watch::Sender<Arc<Vec<LocalClient>>>,
 }
 
 impl Guests {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { list: Mutex::default(), shown: watch::Sender::default() }
     }
 
     /// What is shown.
-    pub(super) fn shown(&self) -> watch::Receiver<Arc<Vec<LocalClient>>> {
+    pub(crate) fn shown(&self) -> watch::Receiver<Arc<Vec<LocalClient>>> {
         self.shown.subscribe()
     }
 
@@ -101,7 +115,7 @@ impl Guests {
     }
 
     /// Shows how things stand.
-    pub(super) fn show(&self) {
+    pub(crate) fn show(&self) {
         let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         let now: Vec<LocalClient> = list.values().map(Guest::show).collect();
         // Under the lock: an older list must not be shown after a newer one.
@@ -122,6 +136,7 @@ impl Guest {
         let episodes = read(&self.tally.episodes);
         LocalClient {
             name: self.name.as_ref().to_owned(),
+            #[cfg(unix)]
             uid: self.visitor.uid,
             pid: self.visitor.pid,
             since: self.since,

@@ -13,12 +13,13 @@ use std::{
     },
 };
 
-use busrt::{
-    broker::BROKER_NAME,
-    rpc::{RPC_ERROR, RPC_REPLY, RPC_REQUEST},
+use crate::{
+    bus::{
+        embedded::{BROKER, Core},
+        rpc::{ERROR, REPLY, REQUEST},
+    },
+    native::codec::Code,
 };
-
-use crate::{bus::embedded::Core, native::codec::Code};
 
 /// Bytes before the method of a call: kind and number.
 const HEAD: usize = 5;
@@ -40,7 +41,7 @@ impl Inquiries {
     ///
     /// [`Code::BUSY`], if as many calls as may be are under way, here or of other clients.
     pub(super) fn begin(&self, target: &str, payload: &[u8]) -> Result<bool, Code> {
-        if target != BROKER_NAME || !is_call(payload) {
+        if target != BROKER || !is_call(payload) {
             return Ok(false);
         }
         self.core.inquiries.try_acquire().map_err(|_| Code::BUSY)?.forget();
@@ -50,7 +51,7 @@ impl Inquiries {
 
     /// Gives a place back for what `sender` sent, if that is an answer of the broker.
     pub(super) fn answered(&self, sender: &str, payload: &[u8]) {
-        if sender == BROKER_NAME && matches!(payload.first(), Some(&(RPC_REPLY | RPC_ERROR))) {
+        if sender == BROKER && matches!(payload.first(), Some(&(REPLY | ERROR))) {
             self.end();
         }
     }
@@ -78,7 +79,7 @@ impl fmt::Debug for Inquiries {
 fn is_call(payload: &[u8]) -> bool {
     let Some((head, method)) = payload.split_at_checked(HEAD) else { return false };
     let Some((&kind, id)) = head.split_first() else { return false };
-    kind == RPC_REQUEST && id.iter().any(|byte| *byte != 0) && method.contains(&0)
+    kind == REQUEST && id.iter().any(|byte| *byte != 0) && method.contains(&0)
 }
 
 #[cfg(test)]

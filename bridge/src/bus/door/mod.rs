@@ -1,57 +1,66 @@
 //! The embedded broker's door for local clients.
 //!
-//! Ordinary BUS/RT clients come in through a UNIX socket and become clients of the broker in this process. The broker has a
+//! Ordinary BUS/RT clients come in through a UNIX socket, or on Windows through a named pipe, and
+//! become clients of the broker in this process. The broker has a
 //! socket server of its own, but that one loses messages in silence when a client is slow, and has no bounds; here a
 //! client that stops reading meets a rule ([`SlowReader`]) and is counted, and what was written to a client is known.
 //!
 //! Kept true: nobody but the configured users gets in; no client can make the broker wait, and another client only if its
 //! rule is to block.
 
-use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+#[cfg(unix)]
+use std::path::PathBuf;
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use serde::Deserialize;
+use tokio::sync::Semaphore;
+#[cfg(unix)]
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, watch},
     time,
 };
 
+#[cfg(windows)]
+use crate::bus::pipe::File;
 use crate::{
-    bus::{
-        door::guests::{Guests, Visitor},
-        embedded::{Core, Embedded},
-    },
-    lifecycle::Leash,
+    bus::{door::guests::Guests, embedded::Core},
     native::codec::CodecError,
+};
+#[cfg(unix)]
+use crate::{
+    bus::{door::guests::Visitor, embedded::Embedded},
+    lifecycle::Leash,
     settings::{self, ByteSize, FileMode},
 };
 
-mod conversation;
+pub(crate) mod conversation;
 mod greet;
 mod guard;
-mod guests;
+pub(crate) mod guests;
 mod inquiry;
 mod known;
 mod outbox;
+#[cfg(unix)]
 mod place;
 mod reader;
 mod reply;
 mod slow;
 mod writer;
 
+#[cfg(windows)]
+pub use crate::bus::pipe::{Door, DoorError};
 pub use guests::LocalClient;
+#[cfg(unix)]
 pub use place::{DoorError, PATH_BYTES, Place};
 pub use slow::{ClientRule, SlowReader};
 
-#[cfg(test)]
-mod tests;
-
 /// Pause after a failed accept. Most often the process is out of descriptors: the queue stays readable, so that trying
 /// again at once would spin.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Names and lengths beside the payload of a frame.
-const FRAME_SLACK: usize = 4096;
+pub(crate) const FRAME_SLACK: usize = 4096;
 
 /// Settings of the door; every value is usable as it stands.
 #[derive(Clone, Debug, Deserialize)]
@@ -60,17 +69,24 @@ pub struct Config {
     /// Whether there is a door.
     pub enabled: bool,
     /// Where the socket is.
+    #[cfg(unix)]
     pub socket_path: PathBuf,
     /// Clients at the same time.
     pub max_connections: NonZeroUsize,
     /// For the whole greeting.
     pub connection_timeout: Duration,
     /// Of the socket.
+    #[cfg(unix)]
     pub file_permissions: FileMode,
     /// Of its folder, if we make it.
+    #[cfg(unix)]
     pub directory_permissions: FileMode,
     /// Users that may connect beside our own and root.
+    #[cfg(unix)]
     pub allowed_uids: Vec<u32>,
+    /// Where the pipe is.
+    #[cfg(windows)]
+    pub pipe_name: crate::bus::pipe::PipeName,
     /// Bytes of a frame's body.
     pub max_frame: usize,
     /// Bytes that may wait for a client.
@@ -86,6 +102,7 @@ pub struct Config {
     pub max_subscriptions: usize,
 }
 
+#[cfg(unix)]
 impl Default for Config {
     fn default() -> Self {
         File::default().into_config()
@@ -93,6 +110,7 @@ impl Default for Config {
 }
 
 /// `[unix_socket]` as it stands in a file.
+#[cfg(unix)]
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "the keys are given")]
@@ -132,6 +150,7 @@ struct File {
     max_subscriptions: NonZeroUsize,
 }
 
+#[cfg(unix)]
 impl Default for File {
     fn default() -> Self {
         Self {
@@ -152,6 +171,7 @@ impl Default for File {
     }
 }
 
+#[cfg(unix)]
 impl File {
     fn into_config(self) -> Config {
         Config {
@@ -173,8 +193,10 @@ impl File {
 }
 
 /// What a semaphore can count.
-const MOST_CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(Semaphore::MAX_PERMITS - 1);
+pub(crate) const MOST_CONNECTIONS: NonZeroUsize =
+    NonZeroUsize::MIN.saturating_add(Semaphore::MAX_PERMITS - 1);
 
+#[cfg(unix)]
 impl TryFrom<File> for Config {
     type Error = DoorError;
 
@@ -200,9 +222,10 @@ impl Config {
 }
 
 /// How often the list of clients is renewed.
-const SHOWN: Duration = Duration::from_secs(1);
+pub(crate) const SHOWN: Duration = Duration::from_secs(1);
 
 /// The socket for local clients.
+#[cfg(unix)]
 #[derive(Debug)]
 pub struct Door {
     config: Arc<Config>,
@@ -213,6 +236,7 @@ pub struct Door {
     guests: Arc<Guests>,
 }
 
+#[cfg(unix)]
 impl Door {
     /// Takes the place of the socket and listens. Needs a tokio runtime.
     ///
@@ -298,10 +322,10 @@ impl Door {
 }
 
 /// What all conversations of a door share.
-struct House {
-    core: Arc<Core>,
-    config: Arc<Config>,
-    guests: Arc<Guests>,
+pub(crate) struct House {
+    pub(crate) core: Arc<Core>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) guests: Arc<Guests>,
 }
 
 /// Why a client leaves.
@@ -315,4 +339,29 @@ enum Leaving {
     Slow,
     /// It broke the wire.
     Wire(CodecError),
+}
+
+/// The door before the broker of the crate `busrt`.
+#[cfg(test)]
+#[cfg(unix)]
+#[path = "."]
+mod over_busrt {
+    use super::*;
+
+    const ENGINE: crate::bus::embedded::broker::Engine = crate::bus::embedded::broker::Engine::Busrt;
+
+    mod tests;
+}
+
+/// The same before our own broker.
+#[cfg(test)]
+#[cfg(unix)]
+#[path = "."]
+mod over_memory {
+    use super::*;
+
+    const ENGINE: crate::bus::embedded::broker::Engine = crate::bus::embedded::broker::Engine::Memory;
+
+    #[expect(clippy::duplicate_mod, reason = "one test for either broker")]
+    mod tests;
 }

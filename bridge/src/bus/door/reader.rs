@@ -6,7 +6,6 @@
 
 use std::{collections::HashMap, io, mem, sync::Arc};
 
-use busrt::{ErrorKind, QoS, borrow::Cow, broker::Client, client::AsyncClient};
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -20,7 +19,7 @@ use crate::{
             known::{Expected, Known},
             reply::{Acks, Replies},
         },
-        embedded::{Core, barrier::Barrier, member::Member, put::let_owners_run},
+        embedded::{Core, barrier::Barrier, broker::Client, member::Member, put::let_owners_run},
     },
     native::codec::{
         Code, Qos,
@@ -140,12 +139,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
         }
         let mut expected = Expected::announce(&self.core, &known, receiver, payload.len());
-        let payload = Cow::Borrowed(payload);
         match receiver {
-            Some(receiver) => self.client.publish_for(topic, receiver, payload, haste(qos)).await,
-            None => self.client.publish(topic, payload, haste(qos)).await,
-        }
-        .map_err(|error| code_of(&error))?;
+            Some(receiver) => self.client.publish_for(topic, receiver, payload, qos.is_realtime()).await,
+            None => self.client.publish(topic, payload, qos.is_realtime()).await,
+        }?;
         expected.published = true;
         if !mem::replace(&mut self.memory.timed, true) {
             known.time(receiver);
@@ -200,17 +197,17 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return Err(Code::BUSY);
         }
         let inquires = self.replies.inquiries.begin(target, payload)?;
-        let sent = self.client.send(target, Cow::Borrowed(payload), haste(qos)).await;
+        let sent = self.client.send(target, payload, qos.is_realtime()).await;
         if inquires && sent.is_err() {
             self.replies.inquiries.end();
         }
-        sent.map(|_| Served::Done).map_err(|error| code_of(&error))
+        sent.map(|()| Served::Done)
     }
 
     async fn broadcast(&mut self, mask: &str, payload: &Bytes, qos: Qos) -> Result<Served, Code> {
         guard::mask(mask)?;
-        let sent = self.client.send_broadcast(mask, Cow::Borrowed(payload), haste(qos)).await;
-        sent.map(|_| Served::Done).map_err(|error| code_of(&error))
+        self.client.broadcast(mask, payload, qos.is_realtime()).await?;
+        Ok(Served::Done)
     }
 
     /// Subscribes to all of `topics`, or to none.
@@ -221,7 +218,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return Err(Code::BUSY);
         }
         for topic in topics.iter() {
-            self.client.subscribe(topic, QoS::No).await.map_err(|error| code_of(&error))?;
+            self.client.subscribe(&[topic]).await?;
         }
         // After the broker: our table must not promise what the broker does not deliver yet.
         self.core.table.subscribe(self.member.id, topics.iter());
@@ -232,7 +229,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         topics.iter().try_for_each(guard::filter)?;
         self.core.table.unsubscribe(self.member.id, topics.iter());
         for topic in topics.iter() {
-            self.client.unsubscribe(topic, QoS::No).await.map_err(|error| code_of(&error))?;
+            self.client.unsubscribe(&[topic]).await?;
         }
         Ok(Served::Done)
     }
@@ -249,7 +246,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             if excluded > self.config.max_subscriptions {
                 return Err(Code::BUSY);
             }
-            self.client.exclude(topic, QoS::No).await.map_err(|error| code_of(&error))?;
+            self.client.exclude(&[topic]).await?;
         }
         Ok(Served::Done)
     }
@@ -257,7 +254,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn unexclude(&mut self, topics: &Topics) -> Result<Served, Code> {
         topics.iter().try_for_each(guard::filter)?;
         for topic in topics.iter() {
-            self.client.unexclude(topic, QoS::No).await.map_err(|error| code_of(&error))?;
+            self.client.unexclude(&[topic]).await?;
             self.member.unexclude(topic);
         }
         self.core.table.changed();
@@ -307,18 +304,6 @@ enum Served {
     Done,
     /// It was published; consumers may still have to take it.
     Published,
-}
-
-const fn haste(qos: Qos) -> QoS {
-    if qos.is_realtime() { QoS::Realtime } else { QoS::No }
-}
-
-fn code_of(error: &busrt::Error) -> Code {
-    match error.kind() {
-        // The addressee's queue is closed: nobody reads what is sent to it by name.
-        ErrorKind::Eof => Code::NOT_DELIVERED,
-        kind => Code(kind as u8),
-    }
 }
 
 impl From<io::Error> for Leaving {

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     bus::{
         Broker, Bus, BusName, Port, Room, Routes, SendError, Subscription, Taken, Ticket,
-        embedded::{self, member::Member, open},
+        embedded::{self, member::Member, open_over},
         rpc::Rpc,
     },
     event::Events,
@@ -40,7 +40,7 @@ fn house(change: impl FnOnce(&mut Config)) -> House {
     let mut config = Config { socket_path: path.clone(), ..Config::default() };
     change(&mut config);
     let routes = Routes::new(Vec::new(), Broker::Embedded).unwrap();
-    let (bus, tasks) = open(embedded::Config::default(), routes);
+    let (bus, tasks) = open_over(ENGINE, embedded::Config::default(), routes);
     let life = Lifecycle::new();
     let leash = life.leash();
     for task in tasks {
@@ -828,7 +828,7 @@ async fn what_is_read_after_the_end_of_the_bus_is_not_confirmed_for_want_of_hear
     let mut intake = house.hear("intake", "events.#").await;
     let core = Arc::clone(house.bus.core());
     let (mut client, id) = core.register("late", 128).await.unwrap();
-    let queue = busrt::client::AsyncClient::take_event_channel(&mut client).unwrap();
+    let queue = client.take_queue().unwrap();
     house.bus.close();
     assert!(!soon(intake.next(&mut Vec::new(), 8)).await, "the intake has gone with the bus");
     let member = Member::new(id, "late".into(), queue, (embedded::member::Kind::Door, MOST));

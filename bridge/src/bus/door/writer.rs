@@ -12,7 +12,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use busrt::{EventChannel, Frame, FrameKind};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::Semaphore,
@@ -22,7 +21,11 @@ use tokio::{
 use crate::{
     bus::{
         door::{Config, Leaving, SlowReader, guests::Tally, outbox::Outbox, reader, reply::Replies},
-        embedded::{Core, member::Member},
+        embedded::{
+            Core,
+            broker::{Frame, Queue},
+            member::Member,
+        },
     },
     native::codec::server::{self, Envelope, Kind},
 };
@@ -39,7 +42,7 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Writes what one client hears.
 pub(super) struct Writer<W> {
     pub(super) sink: W,
-    pub(super) queue: EventChannel,
+    pub(super) queue: Queue,
     pub(super) core: Arc<Core>,
     pub(super) member: Arc<Member>,
     pub(super) replies: Arc<Replies>,
@@ -124,8 +127,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
                     Err(error) => return Leaving::from(error),
                 },
                 frame = self.queue.recv() => match frame {
-                    Ok(frame) => first = Some(frame),
-                    Err(_) => return Leaving::Gone,
+                    Some(frame) => first = Some(frame),
+                    None => return Leaving::Gone,
                 },
                 () = self.member.wake.notified() => {}
                 () = time::sleep_until(alarm), if wait.is_some() => {
@@ -159,19 +162,19 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         let replies = self.replies.take();
         // Counted after the tokens were taken: every frame they stand behind is among these.
         let queued = self.queue.len();
-        let first = first.or_else(|| self.queue.try_recv().ok());
+        let first = first.or_else(|| self.queue.try_recv());
         let mut frames = 0;
         let mut next = first;
         while let Some(frame) = next {
             frames += 1;
-            if frame.kind() == FrameKind::Message {
+            if frame.kind() == Some(Kind::Message) {
                 self.replies
                     .inquiries
                     .answered(frame.sender(), frame.header().unwrap_or_else(|| frame.payload()));
             }
             // Whom the caller sends away needs no more of them; they would only take memory.
             let more = self.put(&frame) && frames <= queued;
-            next = if more { self.queue.try_recv().ok() } else { None };
+            next = if more { self.queue.try_recv() } else { None };
         }
         if frames > 0 {
             self.core.counters.door_written.add(frames as u64);
@@ -192,7 +195,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         let is_full = self.outbox.len() > most;
         match self.slow.rule {
             // No publisher could wait with what was sent by name or mask.
-            SlowReader::Block if is_full && frame.kind() != FrameKind::Publish => {
+            SlowReader::Block if is_full && frame.kind() != Some(Kind::Publish) => {
                 self.slow.drop(&self.core, 1);
                 return true;
             }
@@ -267,13 +270,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 }
 
 fn deliver(outbox: &mut Outbox, frame: &Frame) {
-    let kind = match frame.kind() {
-        FrameKind::Publish => Kind::Publish,
-        FrameKind::Message => Kind::Message,
-        FrameKind::Broadcast => Kind::Broadcast,
-        // The broker sends none of these to in-process clients.
-        FrameKind::Acknowledge | FrameKind::Nop | FrameKind::Prepared => return,
-    };
+    // The broker sends nothing else to clients in this process.
+    let Some(kind) = frame.kind() else { return };
     let envelope = Envelope {
         kind,
         realtime: frame.is_realtime(),

@@ -5,13 +5,19 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use busrt::{EventChannel, broker::Client, client::AsyncClient};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{
     Counters, PortError, Routes,
-    embedded::{Config, consumer::Hands, holds::Holds, registrar::Registration, table::Table},
+    embedded::{
+        Config,
+        broker::{Client, Queue},
+        consumer::Hands,
+        holds::Holds,
+        registrar::Registration,
+        table::Table,
+    },
 };
 
 /// What all parts of the bus share.
@@ -65,13 +71,13 @@ impl Core {
         &self,
         client: Client,
         queue: usize,
-    ) -> Result<(Client, EventChannel, u64), PortError> {
-        let name = client.get_name().to_owned();
+    ) -> Result<(Client, Queue, u64), PortError> {
+        let name = client.name().to_owned();
         let (freed, free) = oneshot::channel();
         self.unregister(client, Some(freed)).await;
         free.await.map_err(|_| PortError::Closed)?;
         let (mut client, id) = self.register(&name, queue).await?;
-        let queue = client.take_event_channel().ok_or(PortError::Closed)?;
+        let queue = client.take_queue().ok_or(PortError::Closed)?;
         Ok((client, queue, id))
     }
 

@@ -5,10 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use busrt::broker::Client;
-
 use crate::bus::embedded::{
     barrier::Barrier,
+    broker::Client,
     ledger::{Ledger, Pending},
     listen::Listener,
 };

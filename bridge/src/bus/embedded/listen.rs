@@ -8,13 +8,20 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use busrt::{EventChannel, Frame, FrameKind};
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 
-use crate::bus::{
-    Beat, Drum, Heard, HeardAs,
-    embedded::{ANNOUNCED, Core, member::Member, table::Seat},
+use crate::{
+    bus::{
+        Beat, Drum, Heard, HeardAs,
+        embedded::{
+            ANNOUNCED, Core,
+            broker::{Frame, Queue},
+            member::Member,
+            table::Seat,
+        },
+    },
+    native::codec::server::Kind,
 };
 
 /// Frames that the broker queues for a port that hears, before whoever publishes yields to its pump: four times as many as a
@@ -60,7 +67,7 @@ impl Drop for End {
 pub(super) fn open(
     core: &Arc<Core>,
     (id, name): (u64, &str),
-    queue: EventChannel,
+    queue: Queue,
     drum: Drum,
 ) -> (Listener, BoxFuture<'static, ()>) {
     let member = Arc::new(Member::listening(id, name.into(), queue.clone(), drum.load()));
@@ -71,14 +78,14 @@ pub(super) fn open(
 }
 
 /// Drains the broker's queue until the port, the ear or the bus is gone.
-async fn pump(core: Arc<Core>, end: End, queue: EventChannel, drum: Drum) {
+async fn pump(core: Arc<Core>, end: End, queue: Queue, drum: Drum) {
     let mut names = Names::default();
     loop {
         tokio::select! {
             biased;
             frame = queue.recv() => match frame {
-                Ok(frame) => {
-                    let rest = (0..queue.len()).map_while(|_| queue.try_recv().ok());
+                Some(frame) => {
+                    let rest = (0..queue.len()).map_while(|_| queue.try_recv());
                     let is_told = |frame: &Frame| frame.topic().is_some_and(|topic| topic.starts_with(ANNOUNCED));
                     for frame in std::iter::once(frame).chain(rest).filter(|frame| !is_told(frame)) {
                         if let Beat::Dropped(count) = drum.offer(names.heard(frame)) {
@@ -87,7 +94,7 @@ async fn pump(core: Arc<Core>, end: End, queue: EventChannel, drum: Drum) {
                     }
                 }
                 // Closed with the port.
-                Err(_) => break,
+                None => break,
             },
             () = drum.deaf() => break,
             () = core.ended.cancelled() => break,
@@ -103,8 +110,8 @@ struct Names(HashMap<Box<str>, Arc<str>>);
 impl Names {
     fn heard(&mut self, frame: Frame) -> Heard {
         let kind = match frame.kind() {
-            FrameKind::Publish => HeardAs::Published,
-            FrameKind::Broadcast => HeardAs::Broadcast,
+            Some(Kind::Publish) => HeardAs::Published,
+            Some(Kind::Broadcast) => HeardAs::Broadcast,
             _ => HeardAs::Message,
         };
         let sender = self.name(frame.sender());

@@ -12,12 +12,11 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use busrt::EventChannel;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bus::embedded::{barrier::Token, filter},
+    bus::embedded::{barrier::Token, broker::Queue, filter},
     transport::Timing,
 };
 
@@ -28,7 +27,7 @@ pub(crate) struct Member {
     kind: Kind,
     load: Load,
     /// The broker's queue, to see how full it is, and to close it: nobody must wait for one who is gone.
-    queue: EventChannel,
+    queue: Queue,
     /// Tokens not yet taken by the owner; `None` once the member is gone.
     posted: Mutex<Option<Vec<Token>>>,
     /// Tells the owner about tokens, and about anything else that it shares with others.
@@ -37,7 +36,7 @@ pub(crate) struct Member {
     excluded: RwLock<Vec<Box<str>>>,
     /// How often it has given up hearing something while it stayed.
     departures: AtomicU64,
-    /// Its user, if it is a client of the door.
+    /// Its user, if it is a client of the door and users have numbers.
     user: Option<u32>,
     /// Cancelled when it is gone, for who waits for an answer of it, or for it to take one.
     gone: CancellationToken,
@@ -71,7 +70,7 @@ struct Load {
 
 impl Member {
     /// A member that is full when `most` bytes wait for it.
-    pub(crate) fn new(id: u64, name: Arc<str>, queue: EventChannel, (kind, most): (Kind, usize)) -> Self {
+    pub(crate) fn new(id: u64, name: Arc<str>, queue: Queue, (kind, most): (Kind, usize)) -> Self {
         Self::loaded((id, name, kind), queue, Load { waiting: Arc::default(), most })
     }
 
@@ -79,13 +78,13 @@ impl Member {
     pub(crate) fn listening(
         id: u64,
         name: Arc<str>,
-        queue: EventChannel,
+        queue: Queue,
         (waiting, most): (Arc<AtomicUsize>, usize),
     ) -> Self {
         Self::loaded((id, name, Kind::Overhears), queue, Load { waiting, most })
     }
 
-    fn loaded((id, name, kind): (u64, Arc<str>, Kind), queue: EventChannel, load: Load) -> Self {
+    fn loaded((id, name, kind): (u64, Arc<str>, Kind), queue: Queue, load: Load) -> Self {
         Self {
             id,
             name,
@@ -108,7 +107,7 @@ impl Member {
         self
     }
 
-    /// Its user, if it is a client of the door.
+    /// Its user, if it is a client of the door and users have numbers.
     pub(crate) const fn user(&self) -> Option<u32> {
         self.user
     }
@@ -125,7 +124,7 @@ impl Member {
 
     /// Whether it is a client of the door.
     pub(crate) const fn is_local(&self) -> bool {
-        self.user.is_some()
+        matches!(self.kind, Kind::Blocks | Kind::Door)
     }
 
     /// Whether it is a consumer in this process.
@@ -180,8 +179,7 @@ impl Member {
 
     /// Whether its broker queue is nearly full, so that a publisher should let its owner run.
     pub(crate) fn is_pressed(&self) -> bool {
-        let capacity = self.queue.capacity().unwrap_or(usize::MAX);
-        self.queue.len() > capacity / 2 && !self.queue.is_closed()
+        self.queue.len() > self.queue.capacity() / 2 && !self.queue.is_closed()
     }
 
     /// Whether publishers should keep back what it would have to hear.

@@ -7,9 +7,10 @@
 //!                        └─ tokens of a barrier, to each member, behind the frames ─┘
 //! ```
 //!
-//! The crate `busrt` routes; what it does not tell, we learn beside it: our table of subscriptions says who must have heard
-//! a batch, and barriers say when he has. Publishing costs the broker a lock that many publishers fight over, so a few
-//! tasks publish for all ports, each frame under its port's own name.
+//! The crate `busrt` routes, or on Windows, where that does not build, a broker of our own (`broker`). What it does not tell, we
+//! learn beside it: our table of subscriptions says who must have heard a batch, and barriers say when he has. Publishing costs
+//! the broker a lock that many publishers fight over, so a few tasks publish for all ports, each frame under its port's own
+//! name.
 //!
 //! A route may have a consumer, who must answer for a batch before anything of it is published (`consumer`).
 //!
@@ -23,7 +24,6 @@ use std::{
     thread,
 };
 
-use busrt::{QoS, client::AsyncClient};
 use futures_util::{FutureExt, future::BoxFuture};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -33,6 +33,7 @@ use crate::{
     bus::{
         Bus, BusName, BusState, Command, Counters, Link, Port, PortError, Routes, Subscription,
         embedded::{
+            broker::Engine,
             consumer::Hands,
             holds::Holds,
             member::{Kind, Member},
@@ -46,6 +47,7 @@ use crate::{
 };
 
 pub(crate) mod barrier;
+pub(crate) mod broker;
 mod consumer;
 mod core;
 mod deaf;
@@ -73,6 +75,9 @@ const COMMANDS: usize = 1024;
 
 /// How topics begin on which the broker tells who comes and goes. `#` matches them, but nobody in this process asks for them.
 const ANNOUNCED: &str = ".broker/";
+
+/// The broker's own name.
+pub(crate) const BROKER: &str = ".broker";
 
 /// Frames that wait for a port: none is ever read.
 const PORT_QUEUE: usize = 1;
@@ -161,6 +166,15 @@ struct Mouthpiece {
 /// Makes the bus, and the futures that are its tasks. They end when the bus has.
 #[must_use]
 pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'static, ()>>) {
+    open_over(Engine::default(), config, routes)
+}
+
+/// As [`open`], over a broker of choice.
+pub(crate) fn open_over(
+    engine: Engine,
+    config: Config,
+    routes: Routes,
+) -> (Arc<Embedded>, Vec<BoxFuture<'static, ()>>) {
     let (registrar, asked) = mpsc::channel(COMMANDS);
     let (pumps, begun) = mpsc::channel(COMMANDS);
     let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
@@ -178,7 +192,7 @@ pub fn open(config: Config, routes: Routes) -> (Arc<Embedded>, Vec<BoxFuture<'st
         closing: closing.clone(),
         ended: ended.clone(),
     });
-    let registrar = Registrar::new(asked, closing, ended);
+    let registrar = Registrar::new(engine, asked, closing, ended);
     let mut tasks = vec![registrar.run().boxed(), subscription::run(Arc::clone(&core), begun).boxed()];
     let mut publishers = Vec::new();
     for _ in 0..core.config.publishers.get() {
@@ -221,12 +235,12 @@ impl Embedded {
         kind: Kind,
     ) -> Result<Subscription, PortError> {
         let (mut client, id) = self.core.register(name.as_str(), self.core.config.buffer_size.get()).await?;
-        let queue = client.take_event_channel().ok_or(PortError::Closed)?;
+        let queue = client.take_queue().ok_or(PortError::Closed)?;
         let filters: Vec<String> = patterns.iter().flat_map(Pattern::bus_forms).collect();
         let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
         let slot = self.pumps.reserve().await.map_err(|_| PortError::Closed)?;
         // From here on nothing waits, so that a dropped call leaves nothing half done and no queue without its pump.
-        client.subscribe_bulk(&filters, QoS::No).await.map_err(|_| PortError::Closed)?;
+        client.subscribe(&filters).await.map_err(|_| PortError::Closed)?;
         let most = self.core.config.inbox_bytes;
         let member = Member::new(id, name.as_str().into(), queue.clone(), (kind, most));
         let member = Arc::new(member.timed(&self.core.counters.taken_in_process));
@@ -288,5 +302,26 @@ impl Bus for Embedded {
     }
 }
 
+/// What the bus promises, over the broker of the crate `busrt`.
 #[cfg(test)]
-mod tests;
+#[cfg(unix)]
+#[path = "."]
+mod over_busrt {
+    use super::*;
+
+    const ENGINE: Engine = Engine::Busrt;
+
+    mod tests;
+}
+
+/// The same, over our own broker.
+#[cfg(test)]
+#[path = "."]
+mod over_memory {
+    use super::*;
+
+    const ENGINE: Engine = Engine::Memory;
+
+    #[cfg_attr(unix, expect(clippy::duplicate_mod, reason = "one test for either broker"))]
+    mod tests;
+}

@@ -10,7 +10,6 @@ use std::{
     sync::Arc,
 };
 
-use busrt::{broker::Client, client::AsyncClient};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -23,6 +22,7 @@ use crate::bus::{
     embedded::{
         Core,
         barrier::Barrier,
+        broker::Client,
         consumer::Item,
         group::{Group, confirm, is_broken},
         lane::{Speaker, Wait},
@@ -246,7 +246,7 @@ impl Publisher {
         let Some(hand) = hand else { return Handover::Settled(batch) };
         speaker.lanes.entry(batch.lane).or_default().send_away(batch.order, hand);
         batch.consumed.leave(hand);
-        let origin = (speaker.client.get_name().into(), Arc::clone(&self.returns));
+        let origin = (speaker.client.name().into(), Arc::clone(&self.returns));
         self.core.hands.give(hand, Item::new(batch, topics, hand, origin));
         Handover::Given
     }

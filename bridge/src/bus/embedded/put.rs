@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use busrt::{QoS, borrow::Cow, broker::Client, client::AsyncClient};
 use tokio::task;
 
 use crate::{
@@ -10,6 +9,7 @@ use crate::{
         Unheard,
         embedded::{
             Core,
+            broker::Client,
             member::{Member, OVERHEAD},
             resolve::Resolved,
         },
@@ -41,10 +41,9 @@ pub(super) async fn put(core: &Core, client: &mut Client, events: &Events, topic
             let_owners_run(&resolved.audience).await;
             let_owners_run(&resolved.overhearers).await;
         }
-        let payload = Cow::Borrowed(&event.payload);
-        match client.publish(topic.slashed(), payload, QoS::No).await {
-            Ok(_) if resolved.audience.is_empty() => {}
-            Ok(_) => published += 1,
+        match client.publish(topic.slashed(), &event.payload, false).await {
+            Ok(()) if resolved.audience.is_empty() => {}
+            Ok(()) => published += 1,
             Err(error) => tracing::warn!(%error, "broker did not take an event"),
         }
     }

@@ -1,19 +1,18 @@
 //! The one owner of the broker: it registers and unregisters clients, and lets the broker speak for itself.
 //!
 //! Ordinary clients of BUS/RT ask their broker things under the name `.broker`, and hear from it who comes and goes. The crate
-//! brings both, so that the answers are those of its own server.
+//! brings both, so that the answers are those of its own server; our own broker answers alike.
 
-use busrt::{
-    ErrorKind,
-    broker::{Broker, BrokerEvent, Client},
-};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Frames that wait for the broker itself: calls of local clients, of which [`crate::bus::door`] lets few wait.
 const OWN_QUEUE: usize = 1024;
 
-use crate::bus::PortError;
+use crate::bus::{
+    PortError,
+    embedded::broker::{Broker, Client, Engine},
+};
 
 /// What is asked of the [`Registrar`].
 pub(super) enum Registration {
@@ -45,26 +44,24 @@ pub(super) struct Registrar {
 impl Registrar {
     /// Ends the bus by `ended` once `closing` is cancelled and the clients have been told.
     pub(super) fn new(
+        engine: Engine,
         asked: mpsc::Receiver<Registration>,
         closing: CancellationToken,
         ended: CancellationToken,
     ) -> Self {
-        Self { broker: Broker::new(), asked, closing, ended: ended.drop_guard() }
+        Self { broker: Broker::new(engine), asked, closing, ended: ended.drop_guard() }
     }
 
     /// Serves until the bus ends.
     pub(super) async fn run(mut self) {
-        self.broker.set_queue_size(OWN_QUEUE);
-        if let Err(error) = self.broker.init_default_core_rpc().await {
-            tracing::warn!(%error, "the broker does not answer for itself");
+        let desk = self.broker.speak(OWN_QUEUE).await;
+        tokio::select! {
+            biased;
+            () = self.attend() => {}
+            () = desk => {}
         }
-        self.attend().await;
         // Clients of the door take what is in their queues before they go, so that they hear why.
-        if let Err(error) = self.broker.announce(BrokerEvent::shutdown()).await {
-            tracing::debug!(%error, "the end of the bus was not announced");
-        }
-        // The broker holds the client that holds the broker.
-        drop(self.broker.core_rpc_client().lock().await.take());
+        self.broker.end().await;
         drop(self.ended);
     }
 
@@ -85,20 +82,12 @@ impl Registrar {
     async fn serve(&mut self, asked: Registration) {
         match asked {
             Registration::Register { name, queue, done } => {
-                self.broker.set_queue_size(queue);
-                let registered = self.broker.register_client(&name).await.map_err(|error| {
-                    if error.kind() == ErrorKind::Busy {
-                        return PortError::Taken;
-                    }
-                    tracing::warn!(%name, %error, "broker refused a name");
-                    PortError::Closed
-                });
+                let registered = self.broker.register(&name, queue).await;
                 // If nobody waits any more, dropping the client frees the name.
                 drop(done.send(registered));
             }
             Registration::Unregister { client, done } => {
-                self.broker.unregister_client(&client).await;
-                drop(client);
+                self.broker.unregister(client).await;
                 if let Some(done) = done {
                     done.send(()).unwrap_or_default();
                 }

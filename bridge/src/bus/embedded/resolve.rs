@@ -165,14 +165,15 @@ impl Resolver {
 
 #[cfg(test)]
 mod tests {
-    use busrt::{broker::Broker, client::AsyncClient};
-
     use super::*;
-    use crate::bus::embedded::member::Kind;
+    use crate::bus::embedded::{
+        broker::{Broker, Engine},
+        member::Kind,
+    };
 
-    async fn member(broker: &Broker, id: u64, name: &str) -> Arc<Member> {
-        let mut client = broker.register_client(name).await.unwrap();
-        let queue = client.take_event_channel().unwrap();
+    async fn member(broker: &mut Broker, id: u64, name: &str) -> Arc<Member> {
+        let mut client = broker.register(name, 16).await.unwrap();
+        let queue = client.take_queue().unwrap();
         Arc::new(Member::new(id, name.into(), queue, (Kind::Door, 1)))
     }
 
@@ -192,8 +193,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_unsubscribes_while_it_is_published_has_not_heard_it() {
-        let broker = Broker::new();
-        let (stays, leaves) = (member(&broker, 1, "stays").await, member(&broker, 2, "leaves").await);
+        let mut broker = Broker::new(Engine::default());
+        let (stays, leaves) = (member(&mut broker, 1, "stays").await, member(&mut broker, 2, "leaves").await);
         let (both, one) =
             (resolved(&[Arc::clone(&stays), Arc::clone(&leaves)]), resolved(&[Arc::clone(&leaves)]));
         assert!(Arc::ptr_eq(&delivered(Arc::clone(&both)).unwrap(), &both));

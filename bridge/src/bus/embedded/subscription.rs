@@ -10,19 +10,22 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use busrt::{EventChannel, Frame, FrameKind, broker::Client};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{Notify, mpsc};
 
-use crate::bus::{
-    Inbox, Message,
-    embedded::{
-        ANNOUNCED, Core,
-        barrier::Token,
-        member::{Member, OVERHEAD},
-        table::Seat,
+use crate::{
+    bus::{
+        Inbox, Message,
+        embedded::{
+            ANNOUNCED, Core,
+            barrier::Token,
+            broker::{Client, Frame, Queue},
+            member::{Member, OVERHEAD},
+            table::Seat,
+        },
     },
+    native::codec::server::Kind,
 };
 
 /// Most names remembered, so that each need not be allocated again.
@@ -57,7 +60,7 @@ pub(super) fn open(
     core: Arc<Core>,
     member: Arc<Member>,
     client: Client,
-    queue: EventChannel,
+    queue: Queue,
 ) -> (Consumer, BoxFuture<'static, ()>) {
     core.counters.inboxes_opened.add(1);
     let content = Content { items: VecDeque::new(), caught_up: true, ended: false };
@@ -83,7 +86,7 @@ pub(super) async fn run(core: Arc<Core>, mut begun: mpsc::Receiver<BoxFuture<'st
 }
 
 /// Drains the broker's queue until the consumer or the bus is gone.
-async fn pump(end: End, client: Client, queue: EventChannel) {
+async fn pump(end: End, client: Client, queue: Queue) {
     let shelf = Arc::clone(&end.0);
     let ended = shelf.core.ended.clone();
     let member = Arc::clone(&shelf.member);
@@ -91,9 +94,9 @@ async fn pump(end: End, client: Client, queue: EventChannel) {
         tokio::select! {
             biased;
             frame = queue.recv() => match frame {
-                Ok(frame) => shelf.gather(Some(frame), &queue),
+                Some(frame) => shelf.gather(Some(frame), &queue),
                 // Closed by the consumer.
-                Err(_) => break,
+                None => break,
             },
             () = member.wake.notified() => shelf.gather(None, &queue),
             () = ended.cancelled() => break,
@@ -125,21 +128,21 @@ impl Shelf {
     }
 
     /// Puts `first` and all that is in the queue on the shelf, then the tokens that were posted before.
-    fn gather(&self, first: Option<Frame>, queue: &EventChannel) {
+    fn gather(&self, first: Option<Frame>, queue: &Queue) {
         let mut tokens = Vec::new();
         self.member.collect(&mut tokens);
         // Counted after the tokens were taken: every frame they stand behind is among these.
         let queued = queue.len();
         let mut came = false;
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
-        let rest = (0..queued).map_while(|_| queue.try_recv().ok());
+        let rest = (0..queued).map_while(|_| queue.try_recv());
         for frame in first.into_iter().chain(rest) {
             if frame.topic().is_some_and(|topic| topic.starts_with(ANNOUNCED)) {
                 continue;
             }
             // What no publisher has announced, and none waits with.
             let overheard = self.member.overhears();
-            if overheard || frame.kind() != FrameKind::Publish {
+            if overheard || frame.kind() != Some(Kind::Publish) {
                 if self.member.is_overfull() || overheard && self.member.is_full() {
                     self.core.counters.inbox_dropped.add(1);
                     continue;

@@ -253,21 +253,23 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::embedded::member::Kind;
+    use crate::bus::embedded::{
+        broker::{Broker, Engine},
+        member::Kind,
+    };
 
-    async fn member(broker: &busrt::broker::Broker, id: u64, name: &str) -> Arc<Member> {
-        use busrt::client::AsyncClient;
-        let mut client = broker.register_client(name).await.unwrap();
-        let queue = client.take_event_channel().unwrap();
+    async fn member(broker: &mut Broker, id: u64, name: &str) -> Arc<Member> {
+        let mut client = broker.register(name, 16).await.unwrap();
+        let queue = client.take_queue().unwrap();
         Arc::new(Member::new(id, name.into(), queue, (Kind::Door, 1)))
     }
 
     #[tokio::test]
     async fn the_table_knows_who_hears_a_topic_until_he_leaves() {
-        let broker = busrt::broker::Broker::new();
+        let mut broker = Broker::new(Engine::default());
         let table = Table::new();
         for (id, name, filter) in [(1, "a", "events/#"), (2, "b", "events/+/start"), (3, "c", "control/#")] {
-            table.join(member(&broker, id, name).await);
+            table.join(member(&mut broker, id, name).await);
             table.subscribe(id, [filter, filter]);
         }
         let heard = |topic: &str| table.audience(topic).iter().map(|m| m.id).collect::<Vec<_>>();

@@ -23,7 +23,7 @@ struct Bench {
 
 fn bench_with(config: Config, rules: Vec<Rule>) -> Bench {
     let routes = Routes::new(rules, Broker::Embedded).unwrap();
-    let (bus, tasks) = open(config, routes);
+    let (bus, tasks) = open_over(ENGINE, config, routes);
     let life = Lifecycle::new();
     let leash: Leash = life.leash();
     for task in tasks {
@@ -339,7 +339,7 @@ async fn a_closed_bus_ends_with_its_last_port() {
 #[tokio::test]
 async fn a_task_that_dies_takes_its_consumers_with_it_and_frees_the_publishers() {
     let routes = Routes::new(Vec::new(), Broker::Embedded).unwrap();
-    let (bus, tasks) = open(Config::default(), routes);
+    let (bus, tasks) = open_over(ENGINE, Config::default(), routes);
     let life = Lifecycle::new();
     let mut pumps = None;
     for (index, task) in tasks.into_iter().enumerate() {

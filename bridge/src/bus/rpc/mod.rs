@@ -10,9 +10,9 @@ mod calls;
 pub use calls::{Budget, Calls, Gauge, Refused};
 
 const NOTIFICATION: u8 = 0x00;
-const REQUEST: u8 = 0x01;
-const REPLY: u8 = 0x11;
-const ERROR: u8 = 0x12;
+pub(crate) const REQUEST: u8 = 0x01;
+pub(crate) const REPLY: u8 = 0x11;
+pub(crate) const ERROR: u8 = 0x12;
 
 /// What a message that is sent by name says.
 #[derive(Clone, Debug, PartialEq, Eq)]

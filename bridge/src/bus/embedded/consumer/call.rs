@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use busrt::{Frame, FrameKind};
 use bytes::Bytes;
 use rmp::encode::{
     ByteBuf, ValueWriteError, write_array_len, write_bin, write_map_len, write_nil, write_str, write_uint,
@@ -10,9 +9,13 @@ use rmp::encode::{
 
 use crate::{
     bus::{
-        embedded::consumer::{Item, METHOD},
+        embedded::{
+            broker::Frame,
+            consumer::{Item, METHOD},
+        },
         rpc::Rpc,
     },
+    native::codec::server::Kind,
     topic::Topic,
 };
 
@@ -106,7 +109,7 @@ pub(super) struct Answer {
 
 /// Reads an answer; anything else that was sent to us is none.
 pub(super) fn answer(frame: &Frame) -> Option<Answer> {
-    if frame.kind() != FrameKind::Message {
+    if frame.kind() != Some(Kind::Message) {
         return None;
     }
     // A client in this process may have put the first bytes into a header of their own.

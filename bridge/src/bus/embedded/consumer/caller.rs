@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use busrt::{EventChannel, Frame, QoS, borrow::Cow, broker::Client, client::AsyncClient};
 use tokio::time::{self, Instant};
 
 use crate::bus::{
     PortError, Taken,
     embedded::{
         Core,
+        broker::{Client, Frame, Queue},
         consumer::{
             Errand, Hand, Item,
             call::{self, Answer},
@@ -47,7 +47,7 @@ pub(in crate::bus::embedded) async fn serve(core: Arc<Core>, hand: Arc<Hand>) {
             }
         }
     };
-    let Some(queue) = client.take_event_channel() else { return };
+    let Some(queue) = client.take_queue() else { return };
     let caller = Caller {
         client,
         queue,
@@ -82,7 +82,7 @@ struct Caller {
     hand: Arc<Hand>,
     client: Client,
     /// Where answers come in.
-    queue: EventChannel,
+    queue: Queue,
     lines: HashMap<Place, Line>,
     /// Lines whose first batches should be called next.
     ready: VecDeque<Place>,
@@ -131,15 +131,15 @@ impl Caller {
                 // Answers first: they make room for calls.
                 biased;
                 frame = self.queue.recv() => match frame {
-                    Ok(frame) => self.hear(&frame),
-                    Err(_) => return,
+                    Some(frame) => self.hear(&frame),
+                    None => return,
                 },
                 () = hand.wake.notified() => self.look_at_errands(),
                 Ok(()) = stirred.changed() => self.look_at_table(),
                 () = until(alarm) => {}
                 () = ended.cancelled() => return,
             }
-            while let Ok(frame) = self.queue.try_recv() {
+            while let Some(frame) = self.queue.try_recv() {
                 self.hear(&frame);
             }
             self.expire(Instant::now());
@@ -308,9 +308,9 @@ impl Caller {
             self.last = self.last.checked_add(1).unwrap_or(1);
             let (id, portion) = (self.last, line.portion());
             let request = call::request(id, line.items.iter().take(portion));
-            let sent = self.client.send(name.as_str(), Cow::Borrowed(&request), QoS::No);
+            let sent = self.client.send(name.as_str(), &request, false);
             match time::timeout(HAND_OVER, sent).await {
-                Ok(Ok(_)) => {
+                Ok(Ok(())) => {
                     let events = line.items.iter().take(portion).map(|item| item.events().count()).sum();
                     (line.waits, line.called) = (false, portion);
                     let due = Instant::now() + self.hand.consumer.answer_within;

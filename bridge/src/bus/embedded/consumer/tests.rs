@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use busrt::{EventChannel, QoS, borrow::Cow, broker::Client, client::AsyncClient};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use rmp::decode;
@@ -14,6 +13,7 @@ use crate::{
         Broker, Bus, BusName, Port, Routes, Rule, Subscription, Taken, Ticket,
         embedded::{
             Config, Embedded,
+            broker::{Client, Queue},
             member::{Kind, Member},
             open,
             table::Seat,
@@ -87,7 +87,7 @@ impl Bench {
                 Err(_) => tokio::task::yield_now().await,
             }
         };
-        let queue = client.take_event_channel().unwrap();
+        let queue = client.take_queue().unwrap();
         let member = Arc::new(Member::new(id, "engine".into(), queue.clone(), (Kind::Door, 1 << 20)));
         Engine { client, queue, _seat: Seat::take(core, member) }
     }
@@ -126,7 +126,7 @@ impl Bench {
 /// A consumer.
 struct Engine {
     client: Client,
-    queue: EventChannel,
+    queue: Queue,
     _seat: Seat,
 }
 
@@ -161,7 +161,7 @@ impl Engine {
         let mut payload = vec![answer[0]];
         payload.extend_from_slice(&asked.id.to_le_bytes());
         payload.extend_from_slice(&answer[1..]);
-        drop(self.client.send(&asked.from, Cow::Owned(payload), QoS::No).await.unwrap());
+        self.client.send(&asked.from, &payload, false).await.unwrap();
     }
 
     async fn take(&mut self, asked: &Asked) {

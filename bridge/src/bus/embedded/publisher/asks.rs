@@ -3,18 +3,20 @@
 //! Our table follows the broker: a subscription is entered after the broker has it and leaves before it leaves the broker, an
 //! exclusion the other way round.
 
-use busrt::{ErrorKind, QoS, borrow::Cow, broker::Client, client::AsyncClient};
-
-use crate::bus::{
-    Ask, Drum, Filter, PortError, SendError,
-    embedded::{
-        Core,
-        lane::Speaker,
-        listen::{self, EAR_QUEUE},
-        member::Member,
-        publisher::Publisher,
-        put::let_owners_run,
+use crate::{
+    bus::{
+        Ask, Drum, Filter, PortError, SendError,
+        embedded::{
+            Core,
+            broker::Client,
+            lane::Speaker,
+            listen::{self, EAR_QUEUE},
+            member::Member,
+            publisher::Publisher,
+            put::let_owners_run,
+        },
     },
+    native::codec::Code,
 };
 
 impl Publisher {
@@ -24,14 +26,9 @@ impl Publisher {
         let Speaker { client, listener, .. } = self.ports.get_mut(&port).ok_or(SendError::Closed)?;
         let listener = listener.as_ref().map(|listener| &*listener.member);
         match ask {
-            Ask::Broadcast { mask, payload } => {
-                let sent = client.send_broadcast(&mask, Cow::Borrowed(&payload), QoS::No).await;
-                sent.map(drop).map_err(|error| cause(&error))
-            }
+            Ask::Broadcast { mask, payload } => client.broadcast(&mask, &payload, false).await.map_err(cause),
             Ask::PublishFor { topic, receiver, payload } => {
-                let payload = Cow::Borrowed(&payload);
-                let sent = client.publish_for(topic.slashed(), &receiver, payload, QoS::No).await;
-                sent.map(drop).map_err(|error| cause(&error))
+                client.publish_for(topic.slashed(), &receiver, &payload, false).await.map_err(cause)
             }
             Ask::Send { target, payload } => send(&self.core, client, &target, &payload).await,
             Ask::Exclude(_) | Ask::Hear(_) | Ask::Unexclude(_) | Ask::Unhear(_) => match listener {
@@ -51,7 +48,7 @@ impl Publisher {
             self.ports.remove(&port).ok_or(PortError::Closed)?;
         // One that it has already leaves the table before the name does.
         drop(listener);
-        let name = client.get_name().to_owned();
+        let name = client.name().to_owned();
         // A client whose queue was given away, as a port's is, cannot hear any more, so the name gets another.
         let exchanged = self.core.exchange(client, EAR_QUEUE).await;
         let (client, queue, id) = match exchanged {
@@ -76,15 +73,14 @@ async fn send(core: &Core, client: &mut Client, target: &str, payload: &[u8]) ->
         }
         let_owners_run(&[member]).await;
     }
-    let sent = client.send(target, Cow::Borrowed(payload), QoS::No).await;
-    sent.map(drop).map_err(|error| cause(&error))
+    client.send(target, payload, false).await.map_err(cause)
 }
 
 async fn adjust(core: &Core, client: &mut Client, member: &Member, ask: Ask) -> Result<(), SendError> {
     let done = match &ask {
         Ask::Hear(filters) => {
             let filters: Vec<&str> = filters.iter().map(Filter::as_str).collect();
-            let done = client.subscribe_bulk(&filters, QoS::No).await;
+            let done = client.subscribe(&filters).await;
             if done.is_ok() {
                 core.table.subscribe(member.id, filters);
             }
@@ -93,7 +89,7 @@ async fn adjust(core: &Core, client: &mut Client, member: &Member, ask: Ask) -> 
         Ask::Unhear(filters) => {
             let filters: Vec<&str> = filters.iter().map(Filter::as_str).collect();
             core.table.unsubscribe(member.id, filters.iter().copied());
-            client.unsubscribe_bulk(&filters, QoS::No).await
+            client.unsubscribe(&filters).await
         }
         Ask::Exclude(filters) => {
             let filters: Vec<&str> = filters.iter().map(Filter::as_str).collect();
@@ -101,11 +97,11 @@ async fn adjust(core: &Core, client: &mut Client, member: &Member, ask: Ask) -> 
                 member.exclude(filter);
             }
             core.table.changed();
-            client.exclude_bulk(&filters, QoS::No).await
+            client.exclude(&filters).await
         }
         Ask::Unexclude(filters) => {
             let filters: Vec<&str> = filters.iter().map(Filter::as_str).collect();
-            let done = client.unexclude_bulk(&filters, QoS::No).await;
+            let done = client.unexclude(&filters).await;
             for filter in &filters {
                 member.unexclude(filter);
             }
@@ -114,13 +110,13 @@ async fn adjust(core: &Core, client: &mut Client, member: &Member, ask: Ask) -> 
         }
         Ask::Broadcast { .. } | Ask::PublishFor { .. } | Ask::Send { .. } => return Ok(()),
     };
-    done.map(drop).map_err(|error| cause(&error))
+    done.map_err(cause)
 }
 
-fn cause(error: &busrt::Error) -> SendError {
-    match error.kind() {
-        ErrorKind::NotRegistered => SendError::NoClient,
-        ErrorKind::Busy => SendError::Busy,
+const fn cause(code: Code) -> SendError {
+    match code {
+        Code::NOT_REGISTERED => SendError::NoClient,
+        Code::BUSY => SendError::Busy,
         _ => SendError::Undelivered,
     }
 }
