@@ -3,6 +3,8 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use busrt::ipc::{Client, Config};
+use bytes::BytesMut;
+use daemoneye_bridge::native::codec::server::{self, Delivery, ServerFrame};
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -54,11 +56,16 @@ pub async fn client(
     Client::connect_stream(near, &Config::new("/tls.sock", name).timeout(Duration::from_secs(10))).await
 }
 
+/// Bytes of the largest frame that is understood.
+const LARGEST: usize = 16 << 20;
+
 /// A client by hand, so that it can also speak wrongly.
 #[derive(Debug)]
 pub struct Hand {
     /// Its connection.
     pub stream: TlsStream<TcpStream>,
+    /// Read, and not understood yet.
+    read: BytesMut,
 }
 
 impl Hand {
@@ -77,7 +84,7 @@ impl Hand {
         let length = u16::try_from(name.len()).map_err(io::Error::other)?;
         stream.write_all(&[&length.to_le_bytes()[..], name.as_bytes()].concat()).await?;
         let answer = stream.read_u8().await?;
-        Ok((Self { stream }, answer))
+        Ok((Self { stream, read: BytesMut::new() }, answer))
     }
 
     /// Writes one frame.
@@ -86,9 +93,25 @@ impl Hand {
     ///
     /// Those of the connection.
     pub async fn say(&mut self, id: u32, operation: u8, qos: u8, body: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_le_bytes();
-        let frame = [&id.to_le_bytes()[..], &[operation | qos << 6], &length, body].concat();
-        self.stream.write_all(&frame).await
+        self.stream.write_all(&frame(id, operation, qos, body)).await
+    }
+
+    /// The next frame; `None` once the gateway has said its last and closed in order.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connection, and an end without a goodbye of TLS is one.
+    pub async fn next(&mut self) -> io::Result<Option<ServerFrame>> {
+        loop {
+            if let Some(frame) = server::decode(&mut self.read, LARGEST).map_err(io::Error::other)? {
+                return Ok(Some(frame));
+            }
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Ok(None);
+            }
+        }
     }
 
     /// The code of the ack of `id`; what else is heard is passed over.
@@ -98,28 +121,54 @@ impl Hand {
     /// If it does not come, or the connection ends first.
     pub async fn ack(&mut self, id: u32) -> u8 {
         loop {
-            let mut head = [0; 6];
-            soon("an ack", self.stream.read_exact(&mut head)).await.expect("the gateway is there");
-            let number = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
-            match head[0] {
-                0xFE if number == id => return head[5],
-                0x00 | 0xFE => {}
-                _ => {
-                    let mut body = vec![0; usize::try_from(number).expect("64 bits")];
-                    self.stream.read_exact(&mut body).await.expect("the gateway is there");
-                }
+            match soon("an ack", self.next()).await.expect("the gateway is there") {
+                Some(ServerFrame::Ack { id: of, code }) if of == id => return code.0,
+                Some(_) => {}
+                None => panic!("the gateway has closed the connection"),
             }
         }
     }
 
-    /// Waits until the gateway has ended the connection.
+    /// The next thing that it hears; acks are passed over.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come, or the connection ends first.
+    pub async fn heard(&mut self) -> Delivery {
+        loop {
+            match soon("a delivery", self.next()).await.expect("the gateway is there") {
+                Some(ServerFrame::Delivery(delivery)) => return delivery,
+                Some(_) => {}
+                None => panic!("the gateway has closed the connection"),
+            }
+        }
+    }
+
+    /// Waits until the gateway has ended the connection; says whether it did so in order.
     ///
     /// # Panics
     ///
     /// If it does not within `bound`.
-    pub async fn ended(&mut self, bound: Duration) {
-        let mut rest = vec![0; 1 << 16];
-        let end = async { while self.stream.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
-        time::timeout(bound, end).await.expect("the gateway ends the connection in time");
+    pub async fn ended(&mut self, bound: Duration) -> bool {
+        let end = async {
+            loop {
+                match self.next().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return true,
+                    Err(_) => return false,
+                }
+            }
+        };
+        time::timeout(bound, end).await.expect("the gateway ends the connection in time")
     }
+}
+
+/// One frame of a client, as on the wire.
+///
+/// # Panics
+///
+/// If its body is over 4 GiB.
+pub fn frame(id: u32, operation: u8, qos: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).expect("tests say little").to_le_bytes();
+    [&id.to_le_bytes()[..], &[operation | qos << 6], &length, body].concat()
 }

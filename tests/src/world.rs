@@ -339,6 +339,16 @@ pub fn tool(variable: &str, test: &str) -> Option<String> {
     found
 }
 
+/// A program of the system that a test needs. Says SKIPPED if it is not installed.
+pub fn installed(name: &str, test: &str) -> Option<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|place| place.is_file());
+    if found.is_none() {
+        skipped(test, &format!("{name} is not installed"));
+    }
+    found.map(|place| place.display().to_string())
+}
+
 /// Says that a test did not run, past the capture of the test runner.
 pub fn skipped(test: &str, why: &str) {
     use std::io::Write as _;

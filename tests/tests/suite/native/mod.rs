@@ -1,5 +1,9 @@
 //! BUS/RT over mutual TLS: unmodified clients on the federation port.
 
+mod calls;
+mod ends;
+mod tunnel;
+
 use std::{
     fs,
     sync::{
@@ -12,7 +16,7 @@ use std::{
 use busrt::{
     QoS, async_trait,
     client::AsyncClient,
-    rpc::{Rpc, RpcClient, RpcError, RpcEvent, RpcHandlers, RpcResult},
+    rpc::{RpcError, RpcEvent, RpcHandlers, RpcResult},
 };
 use daemoneye_bridge::native::codec::Code;
 use daemoneye_tests::{
@@ -20,13 +24,12 @@ use daemoneye_tests::{
     inside::Inside,
     native::{ALPN, Hand, client, dial},
     peer::Credentials,
-    process::Program,
     subscriber::Subscriber,
-    world::{TRUST_DOMAIN, World, tool},
+    world::World,
 };
 use tokio::time;
 
-use crate::{PROGRAMS, revoke::AT_ONCE, world};
+use crate::{revoke::AT_ONCE, world};
 
 const POLICY: &str = r#"
 [[role]]
@@ -73,7 +76,7 @@ async fn hand(world: &World) -> Hand {
     hand
 }
 
-/// Doubles what it is asked, and keeps what else it hears.
+/// Doubles what it is asked, says `well` to the health check, and never answers `never`.
 struct Doubler;
 
 #[async_trait]
@@ -81,6 +84,8 @@ impl RpcHandlers for Doubler {
     async fn handle_call(&self, event: RpcEvent) -> RpcResult {
         match event.parse_method()? {
             "double" => Ok(Some(event.payload().repeat(2))),
+            "HealthCheck" => Ok(Some(b"well".to_vec())),
+            "never" => std::future::pending().await,
             _ => Err(RpcError::method(None)),
         }
     }
@@ -152,54 +157,6 @@ async fn an_unmodified_client_publishes_hears_and_sends_at_every_quality_of_serv
     eventually("it is shown as native", || collectors().contains("\"native\"")).await;
     drop((remote, events));
     eventually("it is gone", || !collectors().contains("\"native\"")).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_go_both_ways_with_the_standard_layer_on_both_ends() {
-    let mut world = native("");
-    world.start().await;
-    let remote = client(world.address, &procmond(&world), "cli.host.1").await.unwrap();
-    let remote = RpcClient::new(remote, Doubler);
-    let engine = RpcClient::new(local(&world, "engine").await, Doubler);
-    let stranger = RpcClient::new(local(&world, "stranger").await, Doubler);
-    let params = || b"ab".as_slice().into();
-
-    let answer = remote.call("engine", "double", params(), QoS::Processed).await.unwrap();
-    assert_eq!(answer.payload(), b"abab");
-    let answer = engine.call(NAME, "double", params(), QoS::Processed).await.unwrap();
-    assert_eq!(answer.payload(), b"abab");
-
-    let missing = engine.call(NAME, "nothing", params(), QoS::Processed).await.unwrap_err();
-    assert_eq!(missing.code(), busrt::rpc::RPC_ERROR_CODE_METHOD_NOT_FOUND);
-    let denied = stranger.call(NAME, "double", params(), QoS::Processed).await.unwrap_err();
-    assert_eq!(denied.code(), daemoneye_bridge::bus::rpc::code::DENIED);
-    assert!(remote.call("stranger", "double", params(), QoS::Processed).await.is_err(), "it may not");
-    assert!(remote.call("desk.nobody", "double", params(), QoS::Processed).await.is_err(), "nobody is there");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_whose_collector_goes_away_is_answered_at_once() {
-    let mut world = native("");
-    world.start().await;
-    let hand = hand(&world).await;
-    let engine = RpcClient::new(local(&world, "engine").await, Doubler);
-    let calling = tokio::spawn(async move {
-        engine.call(NAME, "double", b"x".as_slice().into(), QoS::Processed).await.map(|_| ())
-    });
-    let mut hand = hand;
-    // The call is here, and will not be answered.
-    assert_eq!(hand.say(1, SUBSCRIBE, 1, b"news/#").await.map_err(|error| error.kind()), Ok(()));
-    let mut seen = [0; 1];
-    loop {
-        use tokio::io::AsyncReadExt as _;
-        hand.stream.read_exact(&mut seen).await.unwrap();
-        if seen[0] == b'd' {
-            break;
-        }
-    }
-    drop(hand);
-    let error = time::timeout(Duration::from_secs(10), calling).await.unwrap().unwrap().unwrap_err();
-    assert_eq!(error.code(), daemoneye_bridge::bus::rpc::code::CUT);
 }
 
 #[tokio::test]
@@ -369,40 +326,4 @@ async fn a_drained_client_has_its_last_ack_and_is_closed() {
     let status = world.gateway().ended(Duration::from_secs(30)).await;
     assert!(status.success(), "{}", world.gateway().log());
     assert_eq!(engine.count(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_python_client_speaks_through_ssl() {
-    let test = "the_python_client_speaks_through_ssl";
-    let Some(python) = tool("DAEMONEYE_TEST_PYTHON", test) else { return };
-    let mut world = World::new(PROGRAMS, "");
-    fs::write(world.path("policy.toml"), POLICY).unwrap();
-    world.start().await;
-    let engine = Subscriber::connect(&world.socket(), "engine", &["events/#"]).await;
-    let own = world
-        .authority
-        .issue(&daemoneye_gateway::pki::Leaf::collector(TRUST_DOMAIN, "site-a", "procmond-1"))
-        .unwrap();
-    let files = daemoneye_gateway::pki::write_certificate(&world.path("peers"), "procmond", &own).unwrap();
-    let script = format!("{}/interop/bus_tls.py", env!("CARGO_MANIFEST_DIR"));
-    let args = [
-        script.clone(),
-        world.address.port().to_string(),
-        world.path("tls/anchors.pem").display().to_string(),
-        files.certificate.display().to_string(),
-        files.key.display().to_string(),
-    ];
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let mut peer = Program::start(&python, &args, world.folder.path());
-    eventually("it is subscribed", || peer.log().contains("\"ready\"")).await;
-    let mut caller = local(&world, "caller").await;
-    confirmed(caller.publish("news/today", b"n".as_slice().into(), QoS::Processed).await).await.unwrap();
-    confirmed(caller.send(NAME, b"psst".as_slice().into(), QoS::Processed).await).await.unwrap();
-    let status = peer.ended(Duration::from_secs(30)).await;
-    assert!(status.success(), "{}", peer.log());
-    let told: serde_json::Value = serde_json::from_str(peer.log().lines().last().unwrap()).unwrap();
-    assert_eq!(told["published"], serde_json::json!([1, 1, 1, 1]));
-    assert_eq!(told["denied"], 0x79);
-    assert_eq!(told["heard"], serde_json::json!([["caller", "news/today", "n"], ["caller", null, "psst"]]));
-    eventually("its events and message arrive", || engine.count() == 5).await;
 }
