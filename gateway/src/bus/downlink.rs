@@ -1,16 +1,14 @@
-//! The way down: what reaches a collector from the bus, and what it asks of bus clients.
+//! The way down: what reaches a collector from the bus.
 //!
-//! What is sent to a collector by name is a [`Letter`], which only a permit for its sender opens. Kept true: a letter that is
-//! not opened is seen by nobody; an answer goes to who called, once.
+//! What is sent to a collector by name is a [`Letter`], which only a permit for its sender opens. Whoever speaks BUS/RT is
+//! passed on what was sent as it is, so that it is kept beside what was read of it. Kept true: a letter that is not opened is
+//! seen by nobody.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use daemoneye_bridge::{
-    bus::{
-        self, Ear, Filter, HeardAs, PortError, Room, SendError,
-        rpc::{Rpc, code},
-    },
+    bus::{self, Ear, HeardAs, PortError, Room, rpc::Rpc},
     topic::Topic,
 };
 use futures_util::future::BoxFuture;
@@ -19,11 +17,8 @@ use tokio::time;
 use crate::{
     bus::{AuthorizedBus, Heard, OpenError, Voice},
     identity::PeerId,
-    policy::{CallPermit, Collector, DownlinkPermit, LocalClient, SubscribePermit, Way},
+    policy::{Collector, DownlinkPermit, LocalClient, Way},
 };
-
-/// How long the bus may take for what it does at once.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 impl AuthorizedBus {
     /// Opens the voice of a collector, and lets it be addressed. Of the sessions of one peer the last that asks is the one
@@ -103,239 +98,119 @@ impl Listening {
 }
 
 fn arrived(heard: bus::Heard, collector: &PeerId) -> Option<Arrived> {
-    let bus::Heard { kind, sender, topic, payload } = heard;
-    if kind == HeardAs::Published {
-        let topic = Topic::parse_slashed(&topic).ok()?;
-        return Some(Arrived::Published(Heard { topic, sender, payload }));
+    if heard.kind == HeardAs::Published {
+        let topic = Topic::parse_slashed(&heard.topic).ok()?;
+        return Some(Arrived::Published(Heard { topic, sender: heard.sender, payload: heard.payload }));
     }
-    let rpc = if kind == HeardAs::Message { Rpc::decode(&payload).ok() } else { None };
-    let content = match rpc {
+    let rpc = if heard.kind == HeardAs::Message { Rpc::decode(&heard.payload).ok() } else { None };
+    let call = match rpc {
         Some(Rpc::Reply { id, result }) => {
-            return Some(Arrived::Answer(Answer { sender, id, outcome: Ok(result) }));
+            return Some(Arrived::Answer(Answer { id, outcome: Ok(result), heard }));
         }
         Some(Rpc::Error { id, code, message }) => {
-            return Some(Arrived::Answer(Answer { sender, id, outcome: Err((code, message)) }));
+            return Some(Arrived::Answer(Answer { id, outcome: Err((code, message)), heard }));
         }
-        Some(Rpc::Request { id, method, params }) => Content::Call { id, method, params },
-        Some(Rpc::Notification(_)) | None => Content::Message(payload),
+        Some(Rpc::Request { id, method, params }) => Some(Call { id, method, params }),
+        Some(Rpc::Notification(_)) | None => None,
     };
-    Some(Arrived::Letter(Letter { sender, collector: collector.clone(), content }))
+    Some(Arrived::Letter(Letter { heard, call, collector: collector.clone() }))
 }
 
 /// An answer to a call.
 #[derive(Debug)]
 pub struct Answer {
-    /// Who answers.
-    pub sender: Arc<str>,
     /// The id of the call, as the caller numbered it.
     pub id: u32,
     /// The result; or code and message of the error.
     pub outcome: Result<Bytes, (i16, Bytes)>,
+    /// The message, with who answers.
+    pub heard: bus::Heard,
 }
 
 /// Something sent to a collector by a client of the bus, sealed until that client's right to is shown.
 #[derive(Debug)]
 pub struct Letter {
-    sender: Arc<str>,
+    heard: bus::Heard,
+    call: Option<Call>,
     collector: PeerId,
-    content: Content,
 }
 
+/// A call of a client of the bus.
 #[derive(Debug)]
-enum Content {
-    Call { id: u32, method: Box<str>, params: Bytes },
-    Message(Bytes),
+pub struct Call {
+    id: u32,
+    /// The method.
+    pub method: Box<str>,
+    /// Its parameters.
+    pub params: Bytes,
 }
 
 /// What is in a letter.
 #[derive(Debug)]
-pub enum Opened {
-    /// A call; nobody waits for its answer if there is no way to return it.
-    Call {
-        /// How the caller is answered.
-        back: Option<Return>,
-        /// The method.
-        method: Box<str>,
-        /// Its parameters.
-        params: Bytes,
-    },
-    /// A message.
-    Message(Bytes),
+pub struct Opened {
+    /// The message.
+    pub heard: bus::Heard,
+    /// What it asks, if it is a call.
+    pub call: Option<Call>,
+    /// How the caller is answered; none, if nobody waits for that.
+    pub back: Option<Return>,
 }
 
 impl Letter {
     /// Who sent it.
     #[must_use]
     pub const fn sender(&self) -> &Arc<str> {
-        &self.sender
+        &self.heard.sender
     }
 
     /// What its sender wants.
     #[must_use]
     pub const fn way(&self) -> Way {
-        match self.content {
-            Content::Call { .. } => Way::Call,
-            Content::Message(_) => Way::Send,
-        }
+        if self.call.is_some() { Way::Call } else { Way::Send }
     }
 
     /// Throws it away; what is returned tells its sender why not, if he waits for an answer.
     #[must_use]
     pub fn refuse(self) -> Option<Return> {
-        match self.content {
-            Content::Call { id, .. } => Return::to(self.sender, id),
-            Content::Message(_) => None,
-        }
+        Return::of(&self.heard.sender, self.call.as_ref())
     }
 
     /// Spends a permit on it; `None` if that is for another collector or another way.
     #[must_use]
     pub fn open(self, permit: DownlinkPermit) -> Option<Opened> {
         let way = self.way();
-        if permit.spend() != (self.collector, way) {
+        let Self { heard, call, collector } = self;
+        if permit.spend() != (collector, way) {
             return None;
         }
-        Some(match self.content {
-            Content::Call { id, method, params } => {
-                Opened::Call { back: Return::to(self.sender, id), method, params }
-            }
-            Content::Message(payload) => Opened::Message(payload),
-        })
+        let back = Return::of(&heard.sender, call.as_ref());
+        Some(Opened { heard, call, back })
     }
 }
 
 /// The way back to a caller; it is answered once.
 #[derive(Debug)]
 pub struct Return {
-    caller: Arc<str>,
-    id: u32,
+    pub(super) caller: Arc<str>,
+    pub(super) id: u32,
 }
 
 impl Return {
-    fn to(caller: Arc<str>, id: u32) -> Option<Self> {
+    fn of(caller: &Arc<str>, call: Option<&Call>) -> Option<Self> {
         // By BUS/RT's rule nobody waits for the answer to call 0.
-        (id != 0).then_some(Self { caller, id })
+        let id = call.map(|call| call.id).filter(|id| *id != 0)?;
+        Some(Self { caller: Arc::clone(caller), id })
     }
-}
 
-/// Why a message or call did not reach its client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Undelivered {
-    /// Nobody of that name is there, or listens.
-    #[error("no such client on the bus, or it does not listen")]
-    Absent,
-    /// It has too much to read.
-    #[error("the client is too busy")]
-    Busy,
-    /// The bus is not there, or did not answer in time.
-    #[error("the bus is not there")]
-    BusGone,
-    /// The permit is not the voice's.
-    #[error("the policy does not let this collector do that")]
-    Denied,
-}
-
-impl Undelivered {
-    /// The code that a caller is told.
+    /// Whether it is to `caller` for his call `id`.
     #[must_use]
-    pub const fn code(self) -> i16 {
-        match self {
-            Self::Absent => code::ABSENT,
-            Self::Busy => code::TOO_MANY,
-            Self::BusGone => code::CUT,
-            Self::Denied => code::DENIED,
-        }
+    pub fn is(&self, caller: &str, id: u32) -> bool {
+        *self.caller == *caller && self.id == id
     }
 }
 
-impl From<SendError> for Undelivered {
-    fn from(error: SendError) -> Self {
-        match error {
-            SendError::Busy => Self::Busy,
-            SendError::Name | SendError::NoClient | SendError::Undelivered => Self::Absent,
-            _ => Self::BusGone,
-        }
-    }
-}
-
-impl Voice {
-    /// Hears what `permit` allows instead of what is in `heard`, which is brought up to date.
-    ///
-    /// # Errors
-    ///
-    /// [`Undelivered`] says why not all of it is heard, or no longer.
-    pub async fn hear(
-        &self,
-        permit: SubscribePermit,
-        heard: &mut BTreeSet<Filter>,
-    ) -> Result<(), Undelivered> {
-        let (peer, patterns) = permit.spend();
-        let port = self.claim.port().filter(|_| self.claim.is_named(&peer)).ok_or(Undelivered::Denied)?;
-        let wanted: BTreeSet<Filter> = patterns.iter().flat_map(Filter::of).collect();
-        let fewer: Vec<_> = heard.difference(&wanted).cloned().collect();
-        let more: Vec<_> = wanted.difference(heard).cloned().collect();
-        let changed = async {
-            // What may no longer be heard goes first.
-            if !fewer.is_empty() {
-                port.unhear(fewer).await?;
-            }
-            if more.is_empty() { Ok(()) } else { port.hear(more).await }
-        };
-        time::timeout(PATIENCE, changed).await.unwrap_or(Err(SendError::Lost))?;
-        *heard = wanted;
-        Ok(())
-    }
-
-    /// Sends the client of `permit` a message.
-    ///
-    /// # Errors
-    ///
-    /// [`Undelivered`] says why not.
-    pub async fn send(&self, permit: CallPermit, payload: Bytes) -> Result<(), Undelivered> {
-        let (collector, client) = permit.spend();
-        if !self.claim.is_of(&collector) {
-            return Err(Undelivered::Denied);
-        }
-        self.put(&client, payload).await
-    }
-
-    /// Calls the client of `permit`; the answer is heard, under `id`, which is not 0.
-    ///
-    /// # Errors
-    ///
-    /// [`Undelivered`] says why not.
-    pub async fn call(
-        &self,
-        permit: CallPermit,
-        id: u32,
-        method: &str,
-        params: Bytes,
-    ) -> Result<(), Undelivered> {
-        let request = Rpc::Request { id, method: method.into(), params };
-        self.send(permit, request.encode()).await
-    }
-
-    /// Answers a call: with its result, or with code and message of an error.
-    ///
-    /// # Errors
-    ///
-    /// [`Undelivered`] says why the caller does not have it.
-    pub async fn answer(
-        &self,
-        back: Return,
-        outcome: Result<Bytes, (i16, String)>,
-    ) -> Result<(), Undelivered> {
-        let Return { caller, id } = back;
-        let reply = match outcome {
-            Ok(result) => Rpc::Reply { id, result },
-            Err((code, message)) => Rpc::failure(id, code, &message),
-        };
-        self.put(&caller, reply.encode()).await
-    }
-
-    async fn put(&self, client: &str, payload: Bytes) -> Result<(), Undelivered> {
-        let port = self.claim.port().ok_or(Undelivered::BusGone)?;
-        let sent = time::timeout(PATIENCE, port.send(client, payload)).await;
-        sent.unwrap_or(Err(SendError::Lost)).map_err(Undelivered::from)
+impl fmt::Display for Return {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "call {} of {}", self.id, self.caller)
     }
 }

@@ -9,7 +9,7 @@
 mod downlink;
 mod envelope;
 mod hearing;
-mod native;
+mod mouth;
 mod ticket;
 mod voice;
 
@@ -31,10 +31,10 @@ use tokio::time::{self, Instant};
 
 use self::voice::Claim;
 pub use self::{
-    downlink::{Answer, Arrived, Letter, Listening, Opened, Return, Undelivered},
+    downlink::{Answer, Arrived, Call, Letter, Listening, Opened, Return},
     envelope::Origin,
     hearing::{Heard, Hearing},
-    native::{Debt, Inbox, Narrow, Parcel, Sealed},
+    mouth::{Narrow, Undelivered},
     ticket::Ticket,
     voice::{Outgoing, Unsent, Voice},
 };

@@ -107,16 +107,6 @@ impl Voice {
         Self { claim, bus }
     }
 
-    /// Its port, once it is open.
-    pub(super) fn port(&self) -> Option<&Port> {
-        self.claim.port.get()
-    }
-
-    /// Whether it is that of `collector`.
-    pub(super) fn is_of(&self, collector: &Collector) -> bool {
-        self.claim.is_of(collector)
-    }
-
     /// Spends a permit on a batch, whose events name topics by their place in it, and wraps those whose route asks for it.
     pub fn seal(&self, permit: PublishPermit, mut events: Vec<Event>, origin: &Origin<'_>) -> Outgoing {
         let collector = Arc::clone(permit.collector());

@@ -91,7 +91,7 @@ async fn call(engine: &RpcClient, target: &str, params: &'static [u8]) -> Result
 }
 
 /// Nothing is left of any call.
-async fn nothing_is_open(world: &World) {
+pub(crate) async fn nothing_is_open(world: &World) {
     for direction in ["down", "up"] {
         let gauge = format!("daemoneye_gateway_session_downlink_calls_open{{direction=\"{direction}\"}}");
         assert!(world.get("/metrics").unwrap().1.contains(&gauge), "{gauge} is shown");
@@ -100,14 +100,14 @@ async fn nothing_is_open(world: &World) {
 }
 
 /// The whole number of a metric whose line has all of `parts`; 0 if there is none.
-fn count(world: &World, parts: &[&str]) -> u64 {
+pub(crate) fn count(world: &World, parts: &[&str]) -> u64 {
     let body = world.get("/metrics").unwrap().1;
     let mut lines =
         body.lines().filter(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)));
     lines.next().and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
-fn ended(world: &World, direction: &str, outcome: &str) -> u64 {
+pub(crate) fn ended(world: &World, direction: &str, outcome: &str) -> u64 {
     let labels = [format!("direction=\"{direction}\""), format!("outcome=\"{outcome}\"")];
     count(world, &["session_downlink_calls_total", &labels[0], &labels[1]])
 }

@@ -133,9 +133,15 @@ impl<T> Calls<T> {
         Some(self.open.swap_remove(place).what)
     }
 
-    /// Ends the calls that are due at `now`, or about which `also` says so.
-    pub fn end_where(&mut self, now: Instant, also: impl Fn(&T) -> bool) -> Vec<(u64, T)> {
-        let ended = self.open.extract_if(.., |open| open.due <= now || also(&open.what));
+    /// Ends the calls that are due at `now`.
+    pub fn end_due(&mut self, now: Instant) -> Vec<(u64, T)> {
+        let ended = self.open.extract_if(.., |open| open.due <= now);
+        ended.map(|open| (open.id, open.what)).collect()
+    }
+
+    /// Ends the calls that `is_it`.
+    pub fn end_if(&mut self, is_it: impl Fn(&T) -> bool) -> Vec<(u64, T)> {
+        let ended = self.open.extract_if(.., |open| is_it(&open.what));
         ended.map(|open| (open.id, open.what)).collect()
     }
 
@@ -178,9 +184,10 @@ mod tests {
         assert_eq!(calls.open(8, later(1), "b"), Ok(()));
         assert_eq!(calls.open(9, later(1), "c"), Err(Refused::TooMany("c")));
         assert_eq!((gauge.get(), calls.due()), (2, Some(later(1))));
-        assert_eq!(calls.end_where(later(1), |_| false), [(8, "b")]);
+        assert_eq!(calls.end_due(later(1)), [(8, "b")]);
         assert_eq!(calls.end(8), None);
-        assert_eq!(calls.end(7), Some("a"));
+        assert_eq!(calls.end_if(|what| *what == "b"), []);
+        assert_eq!(calls.end_if(|what| *what == "a"), [(7, "a")]);
         assert_eq!((gauge.get(), calls.due()), (0, None));
         assert_eq!(calls.open(1, later(9), "left"), Ok(()));
         drop(calls);

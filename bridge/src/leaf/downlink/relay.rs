@@ -215,8 +215,8 @@ impl Relay {
         let now = Instant::now();
         let (mut down, mut up) = (Vec::new(), Vec::new());
         for (name, collector) in self.collectors.all() {
-            down.extend(collector.down.end_where(now, |_| false).into_iter().map(|(_, down)| down.call));
-            let ended = collector.up.end_where(now, |_| false).into_iter();
+            down.extend(collector.down.end_due(now).into_iter().map(|(_, down)| down.call));
+            let ended = collector.up.end_due(now).into_iter();
             up.extend(ended.map(|(id, up)| (Arc::clone(name), id, up)));
         }
         for call in down {

@@ -8,41 +8,29 @@ use crate::{
     bus::{Letter, Return},
     policy::Way,
     session::downlink::{
-        calls::{Gone, Incoming},
         metrics::{self, DOWN},
+        open::{Ended, Gone},
         relay::{Done, Relay},
     },
 };
 
 impl Relay {
-    /// When the first call is due.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.incoming.due().into_iter().chain(self.outgoing.due()).min()
-    }
-
     /// Ends the calls that are due.
     pub(super) fn expire(&mut self) {
-        let now = Instant::now();
-        for (id, call) in self.incoming.end_where(now, |_| false) {
-            self.end_incoming(id, call, code::TIMED_OUT, "the collector did not answer in time");
+        let Ended { incoming, outgoing } = self.open.overdue(Instant::now());
+        for (id, call) in incoming {
+            self.end_incoming(id, call.back, code::TIMED_OUT, "the collector did not answer in time");
         }
-        for (_, call) in self.outgoing.end_where(now, |_| false) {
+        for (_, call) in outgoing {
             self.fail(call.id, code::TIMED_OUT, "the client did not answer in time");
         }
     }
 
     /// Ends the calls that the policy no longer permits.
     pub(super) fn rejudge_calls(&mut self) {
-        self.expire();
-        let now = Instant::now();
-        let (hall, id, rights) = (&self.hall, &self.id, &self.rights);
-        let is_lost =
-            |call: &Incoming| hall.judge.downlink(hall.bus.client(&call.caller), Way::Call, id).is_err();
-        let incoming = self.incoming.end_where(now, is_lost);
-        let name = self.collector.name();
-        let outgoing = self.outgoing.end_where(now, |call| rights.call(name, &call.target).is_err());
+        let Ended { incoming, outgoing } = self.open.unpermitted(&self.hall, &self.id, &self.rights);
         for (id, call) in incoming {
-            self.end_incoming(id, call, code::DENIED, "the policy no longer permits this call");
+            self.end_incoming(id, call.back, code::DENIED, "the policy no longer permits this call");
         }
         for (_, call) in outgoing {
             self.fail(call.id, code::DENIED, "the policy no longer permits this call");
@@ -53,9 +41,9 @@ impl Relay {
     pub(super) fn departed(&mut self, gone: Gone) {
         match gone {
             Gone::Caller(id) => {
-                if let Some(call) = self.incoming.end(id) {
+                if self.open.incoming.end(id).is_some() {
                     // There is nobody to be answered.
-                    self.end_incoming(id, Incoming { back: None, ..call }, code::CANCELLED, "");
+                    self.end_incoming(id, None, code::CANCELLED, "");
                 }
             }
             Gone::Callee(number) => self.end_outgoing(number, code::ABSENT, "the client has gone"),
@@ -64,10 +52,11 @@ impl Relay {
 
     /// Ends all calls, since the collector cannot be reached any more.
     pub(super) fn cut_calls(&mut self) {
-        for (id, call) in self.incoming.end_all() {
-            self.end_incoming(id, call, code::CUT, "the link to the collector was cut");
+        let Ended { incoming, outgoing } = self.open.all();
+        for (id, call) in incoming {
+            self.end_incoming(id, call.back, code::CUT, "the link to the collector was cut");
         }
-        for (_, call) in self.outgoing.end_all() {
+        for (_, call) in outgoing {
             self.fail(call.id, code::CUT, "the collector is no longer attached");
         }
     }
@@ -84,9 +73,9 @@ impl Relay {
     }
 
     /// Tells the caller why there is no answer, and the collector that none is wanted.
-    fn end_incoming(&mut self, id: u64, call: Incoming, code: i16, message: &str) {
+    fn end_incoming(&mut self, id: u64, back: Option<Return>, code: i16, message: &str) {
         self.hall.metrics.downlink.ended(DOWN, metrics::outcome(code), 1);
-        if let Some(back) = call.back {
+        if let Some(back) = back {
             self.answer(back, Err((code, message.to_owned())));
         }
         self.say(Frame::Cancel(v1::Cancel { id }));

@@ -1,64 +1,24 @@
 //! Calls of one collector: what is known of each until it has its answer, and how each may end.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use daemoneye_bridge::bus::rpc::{Refused, Rpc, RpcError, code};
 use daemoneye_proto::v1::{self, link_response::Frame};
-use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 
 use crate::{
-    bus::{Answer, Letter, Opened, Return},
+    bus::{self, Answer, Letter, Opened, Return},
     policy::Way,
     session::{
         downlink::{
             failure,
-            metrics::{self, Counted, DOWN, UP},
+            metrics::{self, DOWN, UP},
+            open::{Incoming, Outgoing},
             relay::{Done, LARGEST, Relay},
         },
         hello,
     },
 };
-
-/// A call from a client of the bus.
-pub(super) struct Incoming {
-    pub(super) back: Option<Return>,
-    pub(super) caller: Arc<str>,
-    /// Ends when the caller is gone.
-    pub(super) gone: Option<BoxFuture<'static, ()>>,
-    pub(super) _open: Counted,
-}
-
-/// A call to a client of the bus.
-pub(super) struct Outgoing {
-    /// As the peer numbered it.
-    pub(super) id: u64,
-    pub(super) target: Arc<str>,
-    /// Ends when the callee is gone.
-    pub(super) gone: Option<BoxFuture<'static, ()>>,
-    pub(super) _open: Counted,
-}
-
-/// Whose client is gone.
-#[derive(Clone, Copy)]
-pub(super) enum Gone {
-    /// That of an outgoing call.
-    Callee(u64),
-    /// That of an incoming call.
-    Caller(u64),
-}
-
-/// Whether the client is gone; what is not known is not waited for.
-pub(super) fn is_gone(gone: &mut Option<BoxFuture<'static, ()>>, cx: &mut Context<'_>) -> bool {
-    let is_gone = gone.as_mut().is_some_and(|gone| matches!(gone.poll_unpin(cx), Poll::Ready(())));
-    if is_gone {
-        *gone = None;
-    }
-    is_gone
-}
 
 impl Relay {
     /// Takes in what a client of the bus sent, if it may.
@@ -80,28 +40,24 @@ impl Relay {
                 }
             }
             Ok(permit) => match letter.open(permit) {
-                Some(Opened::Call { back, method, params }) => self.ask(&sender, back, method, params),
-                Some(Opened::Message(payload)) => self.deliver(String::new(), &sender, payload),
+                Some(Opened { call: Some(call), back, .. }) => self.ask(&sender, back, call),
+                Some(Opened { heard, .. }) => self.deliver(String::new(), &sender, heard.payload),
                 None => {}
             },
         }
     }
 
     /// Asks the collector what a client of the bus wants to know.
-    fn ask(&mut self, caller: &Arc<str>, back: Option<Return>, method: Box<str>, params: bytes::Bytes) {
+    fn ask(&mut self, caller: &Arc<str>, back: Option<Return>, call: bus::Call) {
+        let bus::Call { method, params, .. } = call;
         if method.len().saturating_add(params.len()) > LARGEST {
             return self.refuse(back, code::DENIED, "the call is larger than a message may be");
         }
         let budget = self.hall.config.downlink.budget.of(None);
         let id = u64::from(self.number) << 32 | u64::from(self.number_next());
-        let call = Incoming {
-            back,
-            gone: self.hall.bus.departure(caller),
-            caller: Arc::clone(caller),
-            _open: self.hall.metrics.downlink.open(DOWN),
-        };
+        let call = Incoming::of(&self.hall, caller, back);
         if let Err(Refused::Duplicate(call) | Refused::TooMany(call)) =
-            self.incoming.open(id, Instant::now() + budget, call)
+            self.open.incoming.open(id, Instant::now() + budget, call)
         {
             let most = self.hall.config.downlink.max_calls;
             return self.refuse(
@@ -129,7 +85,7 @@ impl Relay {
 
     /// The collector has answered.
     pub(super) fn replied(&mut self, reply: v1::Reply) {
-        let Some(call) = self.incoming.end(reply.id) else { return };
+        let Some(call) = self.open.incoming.end(reply.id) else { return };
         let outcome = match reply.outcome {
             Some(v1::reply::Outcome::Result(result)) => Ok(result),
             Some(v1::reply::Outcome::Error(error)) => {
@@ -138,8 +94,7 @@ impl Relay {
             // A Send is answered so, and a call whose result is empty may be.
             None => Ok(bytes::Bytes::new()),
         };
-        let word = outcome.as_ref().map_or_else(|(code, _)| metrics::outcome(*code), |_| "answered");
-        self.hall.metrics.downlink.ended(DOWN, word, 1);
+        self.hall.metrics.downlink.ended(DOWN, metrics::word(&outcome), 1);
         if let Some(back) = call.back {
             self.answer(back, outcome);
         }
@@ -156,19 +111,14 @@ impl Relay {
         if method.contains('\0') {
             return self.fail(id, code::METHOD, "a method has no NUL");
         }
-        if self.outgoing.find(|open| open.id == id).is_some() {
+        if self.open.outgoing.find(|open| open.id == id).is_some() {
             return self.fail(id, code::INVALID, "a call of this number is open");
         }
         let budget = budget.and_then(|budget| budget.try_into().ok());
         let due = Instant::now() + self.hall.config.downlink.budget.of(budget);
         let number = self.number_next();
-        let open = Outgoing {
-            id,
-            gone: self.hall.bus.departure(&target),
-            target: target.into(),
-            _open: self.hall.metrics.downlink.open(UP),
-        };
-        if self.outgoing.open(number.into(), due, open).is_err() {
+        let open = Outgoing::to(&self.hall, &target, id);
+        if self.open.outgoing.open(number.into(), due, open).is_err() {
             let most = self.hall.config.downlink.max_calls;
             return self.fail(id, code::TOO_MANY, &format!("{most} calls of this collector are open"));
         }
@@ -176,7 +126,7 @@ impl Relay {
         let handed = self.hand_over(async move {
             Done::Called(number.into(), voice.call(permit, number, &method, params).await)
         });
-        if !handed && self.outgoing.end(number.into()).is_some() {
+        if !handed && self.open.outgoing.end(number.into()).is_some() {
             self.fail(id, code::TOO_MANY, "too much of this collector is on its way to the bus");
         }
     }
@@ -228,12 +178,12 @@ impl Relay {
     pub(super) fn answered(&mut self, answer: Answer) {
         let number = u64::from(answer.id);
         // Nobody else answers in its place.
-        if self.outgoing.get(number).is_none_or(|call| call.target != answer.sender) {
+        if self.open.outgoing.get(number).is_none_or(|call| call.target != answer.heard.sender) {
             return;
         }
         match answer.outcome {
             Ok(result) if result.len() <= LARGEST => {
-                let Some(call) = self.outgoing.end(number) else { return };
+                let Some(call) = self.open.outgoing.end(number) else { return };
                 self.hall.metrics.downlink.ended(UP, "answered", 1);
                 let outcome = Some(v1::reply::Outcome::Result(result));
                 self.say(Frame::Reply(v1::Reply { id: call.id, outcome }));
@@ -248,7 +198,7 @@ impl Relay {
 
     /// The peer gives up a call.
     pub(super) fn give_up(&mut self, id: u64) {
-        if let Some(number) = self.outgoing.find(|call| call.id == id) {
+        if let Some(number) = self.open.outgoing.find(|call| call.id == id) {
             self.end_outgoing(number, code::CANCELLED, "cancelled");
         }
     }
@@ -266,7 +216,7 @@ impl Relay {
 
     /// Ends a call of the collector with an error.
     pub(super) fn end_outgoing(&mut self, number: u64, code: i16, message: &str) {
-        if let Some(call) = self.outgoing.end(number) {
+        if let Some(call) = self.open.outgoing.end(number) {
             self.fail(call.id, code, message);
         }
     }

@@ -34,17 +34,17 @@ struct Why {
 }
 
 /// From a client of the bus to a collector.
-pub(super) const DOWN: &str = "down";
+pub(in crate::session) const DOWN: &str = "down";
 
 /// From a collector to a client of the bus.
-pub(super) const UP: &str = "up";
+pub(in crate::session) const UP: &str = "up";
 
 /// Why a message was dropped.
-pub(super) const DENIED: &str = "denied";
+pub(in crate::session) const DENIED: &str = "denied";
 /// See [`DENIED`].
-pub(super) const CUT: &str = "cut";
+pub(in crate::session) const CUT: &str = "cut";
 /// See [`DENIED`].
-pub(super) const SLOW: &str = "slow";
+pub(in crate::session) const SLOW: &str = "slow";
 
 impl Metrics {
     pub(in crate::session) fn register(&self, registry: &mut Registry) {
@@ -70,30 +70,30 @@ impl Metrics {
         );
     }
 
-    pub(super) fn attach(&self) -> Counted {
+    pub(in crate::session) fn attach(&self) -> Counted {
         Counted::up(self.attached.clone())
     }
 
-    pub(super) fn open(&self, direction: &'static str) -> Counted {
+    pub(in crate::session) fn open(&self, direction: &'static str) -> Counted {
         Counted::up(self.open.get_or_create_owned(&Direction { direction }))
     }
 
-    pub(super) fn ended(&self, direction: &'static str, outcome: &'static str, calls: u64) {
+    pub(in crate::session) fn ended(&self, direction: &'static str, outcome: &'static str, calls: u64) {
         self.calls.get_or_create(&Ended { direction, outcome }).inc_by(calls);
     }
 
-    pub(super) fn delivered(&self) {
+    pub(in crate::session) fn delivered(&self) {
         self.delivered.inc();
     }
 
-    pub(super) fn dropped(&self, reason: &'static str, messages: u64) {
+    pub(in crate::session) fn dropped(&self, reason: &'static str, messages: u64) {
         self.dropped.get_or_create(&Why { reason }).inc_by(messages);
     }
 }
 
 /// Counted for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Counted(Gauge);
+pub(in crate::session) struct Counted(Gauge);
 
 impl Counted {
     fn up(gauge: Gauge) -> Self {
@@ -109,7 +109,7 @@ impl Drop for Counted {
 }
 
 /// The word for what a caller was told.
-pub(super) const fn outcome(code: i16) -> &'static str {
+pub(in crate::session) const fn outcome(code: i16) -> &'static str {
     match code {
         code::ABSENT => "absent",
         code::CANCELLED => "cancelled",
@@ -119,4 +119,9 @@ pub(super) const fn outcome(code: i16) -> &'static str {
         code::TOO_MANY => "too_many",
         _ => "failed",
     }
+}
+
+/// The same for what a caller has as its answer.
+pub(in crate::session) fn word<T, M>(answer: &Result<T, (i16, M)>) -> &'static str {
+    answer.as_ref().map_or_else(|(code, _)| outcome(*code), |_| "answered")
 }

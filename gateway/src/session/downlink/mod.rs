@@ -16,7 +16,8 @@ mod calls;
 mod commands;
 mod config;
 mod hears;
-mod metrics;
+pub(super) mod metrics;
+pub(super) mod open;
 mod relay;
 mod room;
 

@@ -5,16 +5,11 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    future::poll_fn,
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
-use daemoneye_bridge::bus::{
-    Filter,
-    rpc::{Calls, Gauge},
-};
+use daemoneye_bridge::bus::Filter;
 use daemoneye_proto::{
     MAX_MESSAGE,
     v1::{self, link_response::Frame},
@@ -32,9 +27,9 @@ use crate::{
     session::{
         Hall,
         downlink::{
-            calls::{Gone, Incoming, Outgoing, is_gone},
             commands::Commands,
             metrics::{self, Counted},
+            open::Open,
             room::Place,
         },
         intake::Rejection,
@@ -111,10 +106,7 @@ pub(super) struct Relay {
     told: mpsc::Sender<Told>,
     pub(super) voice: Voice,
     listening: Listening,
-    /// From clients of the bus.
-    pub(super) incoming: Calls<Incoming>,
-    /// To clients of the bus.
-    pub(super) outgoing: Calls<Outgoing>,
+    pub(super) open: Open,
     /// Number of the next call of either kind.
     pub(super) next: u32,
     pub(super) commands: Commands,
@@ -163,8 +155,7 @@ pub(super) async fn run(
         told,
         voice,
         listening,
-        incoming: Calls::new(calls, Gauge::default()),
-        outgoing: Calls::new(calls, Gauge::default()),
+        open: Open::new(calls),
         next: 1,
         words: VecDeque::new(),
         jobs: FuturesUnordered::new(),
@@ -211,7 +202,7 @@ impl Relay {
     async fn serve(&mut self) -> Ending {
         let told = self.told.clone();
         loop {
-            let (speaks, due) = (!self.words.is_empty(), self.due());
+            let (speaks, due) = (!self.words.is_empty(), self.open.due());
             tokio::select! {
                 biased;
                 // First, whatever waits: what the peer may not do any longer is not done.
@@ -225,7 +216,7 @@ impl Relay {
                 },
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
                 () = until(due) => self.expire(),
-                gone = gone(&mut self.incoming, &mut self.outgoing) => self.departed(gone),
+                gone = self.open.gone() => self.departed(gone),
                 room = told.reserve(), if speaks => match (room, self.words.pop_front()) {
                     (Ok(room), Some(word)) => room.send(Told::Frame(word)),
                     (Err(_), _) => return Ending::Detached,
@@ -360,22 +351,6 @@ async fn hear(listening: &mut Listening, most: usize) -> (Vec<Arrived>, bool) {
     let mut arrived = Vec::new();
     let alive = listening.next(most, |heard| arrived.push(heard)).await;
     (arrived, alive)
-}
-
-/// Ends when the client of a call is gone; says which call.
-///
-/// Cancel safe.
-async fn gone(incoming: &mut Calls<Incoming>, outgoing: &mut Calls<Outgoing>) -> Gone {
-    poll_fn(|cx| {
-        let from = incoming.iter_mut().find_map(|(id, call)| is_gone(&mut call.gone, cx).then_some(id));
-        let to = outgoing.iter_mut().find_map(|(id, call)| is_gone(&mut call.gone, cx).then_some(id));
-        match (from, to) {
-            (Some(id), _) => Poll::Ready(Gone::Caller(id)),
-            (None, Some(id)) => Poll::Ready(Gone::Callee(id)),
-            (None, None) => Poll::Pending,
-        }
-    })
-    .await
 }
 
 /// Ends at `due`; never, if there is nothing.

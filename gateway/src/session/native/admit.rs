@@ -6,6 +6,7 @@ use daemoneye_bridge::{bus::BusName, native::codec::Code};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
+    bus::OpenError,
     policy::Rights,
     session::{
         bell::Order,
@@ -74,7 +75,12 @@ impl Server {
             seat.bell.ring(Order::Rejudge);
         }
         let speaker = rights.speaker("")?;
-        let (voice, inbox) = hall.bus.join(speaker.collector(), config.inbox).await?;
+        let (voice, listening) = match hall.bus.attach(speaker.collector(), config.inbox).await {
+            Ok((voice, listening)) => (voice, Some(listening)),
+            // Where all have one name it can speak, but nobody can address it.
+            Err(OpenError::Nameless) => (hall.bus.open(speaker.collector()).await?, None),
+            Err(error) => return Err(error.into()),
+        };
         let uplink = Uplink::new(Parts {
             limits: *rights.limits(),
             max_payload: max_payload(hall.config.max_payload, &rights),
@@ -87,11 +93,11 @@ impl Server {
             cut: caller.cut().clone(),
         });
         Ok(Session {
-            hears: Hears::new(inbox),
+            hears: Hears::new(listening),
             uplink,
             who: hall.metrics.who(rights.label(), peer.id().site()),
             rights,
-            calls: Ledger::new(config.max_calls, config.call_budget, &self.calls),
+            calls: Ledger::new(config.max_calls, config.call_budget),
             subscriptions: Subscriptions::default(),
             seat,
             hall: Arc::clone(hall),

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use daemoneye_bridge::{
     bus::{
-        Filter, SendError,
-        rpc::{Rpc, RpcError},
+        Filter,
+        rpc::{Rpc, RpcError, code},
     },
     native::codec::{
         Code, Text,
@@ -15,9 +15,13 @@ use daemoneye_bridge::{
 use tokio::time::Instant;
 
 use crate::{
-    bus::Narrow,
+    bus::{Narrow, Undelivered},
     policy::Denial,
-    session::{native::talk::Session, status::Fault},
+    session::{
+        downlink::metrics::{self, UP},
+        native::talk::Session,
+        status::Fault,
+    },
 };
 
 impl Session {
@@ -83,7 +87,10 @@ impl Session {
         if self.subscriptions.heard.len().saturating_add(new) > self.config.max_subscriptions {
             return Err(Code::BUSY);
         }
-        let permit = self.rights.subscribe(patterns.clone()).map_err(|denial| refusal(&denial))?;
+        let (permit, refused) = self.rights.hear(self.uplink.speaker.collector(), patterns.clone());
+        if let Some((_, denial)) = refused.first() {
+            return Err(refusal(denial));
+        }
         self.uplink.voice.subscribe(permit, wanted.clone()).await.map_err(code_of)?;
         self.subscriptions.heard.extend(wanted.into_iter().zip(patterns));
         Ok(())
@@ -123,37 +130,36 @@ impl Session {
     async fn message(&mut self, target: &str, payload: Bytes) -> Result<(), Code> {
         self.fits(&payload)?;
         self.charge();
-        let rpc = Rpc::decode(&payload);
-        if let Ok(Rpc::Reply { id, .. } | Rpc::Error { id, .. }) = rpc {
+        let call = match Rpc::decode(&payload) {
             // Whoever is owed an answer gets it; nobody else gets one.
-            let debt = self.calls.pay(target, id).ok_or(Code::ACCESS)?;
-            return self.uplink.voice.pay(debt, payload).await.map_err(code_of);
-        }
-        if matches!(rpc, Err(RpcError::Short | RpcError::Method)) {
-            return Err(Code::DATA);
-        }
-        let permit = self.rights.call("", target).map_err(|denial| refusal(&denial))?;
-        let call = match rpc {
+            Ok(Rpc::Reply { id, .. }) => return self.pay((target, id), "answered", payload).await,
+            Ok(Rpc::Error { id, code, .. }) => {
+                return self.pay((target, id), metrics::outcome(code), payload).await;
+            }
+            Err(RpcError::Short | RpcError::Method) => return Err(Code::DATA),
             Ok(Rpc::Request { id, .. }) if id != 0 => Some(id),
             _ => None,
         };
-        if let Some(id) = call
-            && !self.calls.ask(id, target, Instant::now())
-        {
-            return Err(Code::BUSY);
+        match (call, self.rights.call("", target)) {
+            (Some(id), Ok(permit)) => self.ask((id, target), permit, payload).await,
+            (None, Ok(permit)) => self.uplink.voice.send(permit, payload).await.map_err(code_of),
+            (call, Err(denial)) => {
+                let calls = u64::from(call.is_some());
+                self.hall.metrics.downlink.ended(UP, metrics::outcome(code::DENIED), calls);
+                Err(refusal(&denial))
+            }
         }
-        let sent = self.uplink.voice.tell(permit, payload).await;
-        if let (Some(id), Err(_)) = (call, sent) {
-            self.calls.unask(id);
-        }
-        sent.map_err(code_of)
     }
 
-    async fn broadcast(&self, mask: &str, payload: Bytes) -> Result<(), Code> {
+    #[expect(
+        clippy::needless_pass_by_ref_mut,
+        reason = "a session is owned by one task, and cannot be shared"
+    )]
+    async fn broadcast(&mut self, mask: &str, payload: Bytes) -> Result<(), Code> {
         self.fits(&payload)?;
         self.charge();
         let permit = self.rights.broadcast(mask).map_err(|denial| refusal(&denial))?;
-        self.uplink.voice.tell_all(permit, payload).await.map_err(code_of)
+        self.uplink.voice.broadcast(permit, payload).await.map_err(code_of)
     }
 
     async fn publish_for(&mut self, topic: &Text, receiver: &str, payload: Bytes) -> Result<(), Code> {
@@ -197,12 +203,13 @@ const fn refusal(denial: &Denial) -> Code {
 }
 
 /// How it says what the bus does not do.
-const fn code_of(error: SendError) -> Code {
+pub(super) const fn code_of(error: Undelivered) -> Code {
     match error {
-        SendError::Busy => Code::BUSY,
-        SendError::Name | SendError::NoClient => Code::NOT_REGISTERED,
-        SendError::Undelivered => Code::NOT_DELIVERED,
-        SendError::Lost => Code::TIMEOUT,
-        _ => Code::IO,
+        Undelivered::Absent => Code::NOT_REGISTERED,
+        Undelivered::Busy => Code::BUSY,
+        Undelivered::BusGone => Code::IO,
+        Undelivered::Deaf => Code::NOT_DELIVERED,
+        Undelivered::Denied => Code::ACCESS,
+        Undelivered::TimedOut => Code::TIMEOUT,
     }
 }

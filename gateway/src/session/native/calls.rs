@@ -5,99 +5,193 @@
 
 use std::{sync::Arc, time::Duration};
 
-use daemoneye_bridge::bus::rpc::{Calls, Gauge, Refused};
-use tokio::time::Instant;
+use bytes::Bytes;
+use daemoneye_bridge::{
+    bus::rpc::{Refused, Rpc, code},
+    native::codec::{Code, server::Kind},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
-use crate::bus::Debt;
+use crate::{
+    bus::{Answer, Arrived, Return},
+    policy::{CallPermit, Way},
+    session::{
+        downlink::{
+            metrics::{self, CUT, DOWN, UP},
+            open::{Ended, Gone, Incoming, Open, Outgoing},
+        },
+        native::{asks::code_of, hears::write, talk::Session, wire::Wire},
+    },
+};
 
 /// The calls through one client.
 pub(super) struct Ledger {
-    /// Whom it has called, by its ids.
-    asked: Calls<Arc<str>>,
-    /// What it owes, by numbers of ours: callers number their calls as they like.
-    owed: Calls<Debt>,
+    pub(super) open: Open,
+    /// Number of the last call to it: callers number theirs as they like.
     last: u64,
     budget: Duration,
-    begun: Instant,
 }
 
 impl Ledger {
-    pub(super) fn new(most: usize, budget: Duration, gauge: &Gauge) -> Self {
-        let (asked, owed) = (Calls::new(most, gauge.clone()), Calls::new(most, gauge.clone()));
-        Self { asked, owed, last: 0, budget, begun: Instant::now() }
-    }
-
-    /// It calls `target`; whether it may, as far as numbers go.
-    pub(super) fn ask(&mut self, id: u32, target: &str, now: Instant) -> bool {
-        self.asked.open(u64::from(id), now + self.budget, target.into()).is_ok()
-    }
-
-    /// Its call did not reach anybody.
-    pub(super) fn unask(&mut self, id: u32) {
-        drop(self.asked.end(u64::from(id)));
-    }
-
-    /// `sender` answers its call `id`; whether it has called him.
-    pub(super) fn answered(&mut self, id: u32, sender: &str) -> bool {
-        let id = u64::from(id);
-        let is_his = self.asked.get(id).is_some_and(|target| **target == *sender);
-        is_his && self.asked.end(id).is_some()
-    }
-
-    /// It owes an answer; the debt again, if it owes too many.
-    pub(super) fn owe(&mut self, debt: Debt, now: Instant) -> Result<(), Debt> {
-        self.last += 1;
-        self.owed.open(self.last, now + self.budget, debt).map_err(|refused| match refused {
-            Refused::Duplicate(debt) | Refused::TooMany(debt) => debt,
-        })
-    }
-
-    /// What it owes `caller` for his call `id`.
-    pub(super) fn pay(&mut self, caller: &str, id: u32) -> Option<Debt> {
-        // Nothing is due before the beginning, so that this ends what is asked for and nothing else.
-        let paid = self.owed.end_where(self.begun, |debt| debt.is(caller, id));
-        paid.into_iter().map(|(_, debt)| debt).next()
-    }
-
-    /// When the next of them is due.
-    pub(super) fn due(&self) -> Option<Instant> {
-        [self.asked.due(), self.owed.due()].into_iter().flatten().min()
-    }
-
-    /// Ends what is due: its own calls, by id and whom it called, and its debts.
-    pub(super) fn expire(&mut self, now: Instant) -> (Vec<(u32, Arc<str>)>, Vec<Debt>) {
-        let asked = self.asked.end_where(now, |_| false);
-        let asked = asked.into_iter().filter_map(|(id, target)| Some((u32::try_from(id).ok()?, target)));
-        (asked.collect(), self.owed.end_where(now, |_| false).into_iter().map(|(_, debt)| debt).collect())
-    }
-
-    /// Ends all; the debts.
-    pub(super) fn close(&mut self) -> Vec<Debt> {
-        drop(self.asked.end_all());
-        self.owed.end_all().into_iter().map(|(_, debt)| debt).collect()
+    pub(super) fn new(most: usize, budget: Duration) -> Self {
+        Self { open: Open::new(most), last: 0, budget }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Session {
+    /// The client calls whom `permit` names; its answer, or the lack of one, is told under `id`.
+    pub(super) async fn ask(
+        &mut self,
+        (id, target): (u32, &str),
+        permit: CallPermit,
+        call: Bytes,
+    ) -> Result<(), Code> {
+        let (number, due) = (u64::from(id), Instant::now() + self.calls.budget);
+        let open = Outgoing::to(&self.hall, target, number);
+        if let Err(refused) = self.calls.open.outgoing.open(number, due, open) {
+            if matches!(refused, Refused::TooMany(_)) {
+                self.hall.metrics.downlink.ended(UP, metrics::outcome(code::TOO_MANY), 1);
+            }
+            return Err(Code::BUSY);
+        }
+        let sent = self.uplink.voice.send(permit, call).await;
+        if let Err(error) = sent {
+            drop(self.calls.open.outgoing.end(number));
+            self.hall.metrics.downlink.ended(UP, metrics::outcome(error.code()), 1);
+        }
+        sent.map_err(code_of)
+    }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_call_is_answered_once_by_whom_it_went_to_or_ends_in_time() {
-        let gauge = Gauge::default();
-        let mut calls = Ledger::new(2, Duration::from_secs(30), &gauge);
-        let now = Instant::now();
-        assert!(calls.ask(7, "engine", now));
-        assert!(!calls.ask(7, "other", now), "the same id");
-        assert!(calls.ask(8, "engine", now));
-        assert!(!calls.ask(9, "engine", now), "too many");
-        assert!(!calls.answered(7, "forger"));
-        assert!(calls.answered(7, "engine"));
-        assert!(!calls.answered(7, "engine"), "twice");
-        assert_eq!(gauge.get(), 1);
-        assert_eq!(calls.due(), Some(now + Duration::from_secs(30)));
-        let (asked, owed) = calls.expire(now + Duration::from_secs(30));
-        assert_eq!((asked, owed.len()), (vec![(8, Arc::from("engine"))], 0));
-        assert_eq!((gauge.get(), calls.due()), (0, None));
+    /// Whether this answers a call of the client, which ends then.
+    pub(super) fn answered(&mut self, answer: &Answer) -> bool {
+        let number = u64::from(answer.id);
+        let calls = &mut self.calls.open.outgoing;
+        // Of whom it has not called, or no longer waits for, it hears nothing.
+        if calls.get(number).is_none_or(|call| call.target != answer.heard.sender) {
+            return false;
+        }
+        drop(calls.end(number));
+        self.hall.metrics.downlink.ended(UP, metrics::word(&answer.outcome), 1);
+        true
+    }
+
+    /// The client is called, and owes an answer; the way back again, if it owes too many.
+    pub(super) fn owe(&mut self, caller: &Arc<str>, back: Return) -> Result<(), Option<Return>> {
+        self.calls.last += 1;
+        let (due, call) = (Instant::now() + self.calls.budget, Incoming::of(&self.hall, caller, Some(back)));
+        let opened = self.calls.open.incoming.open(self.calls.last, due, call);
+        opened.map_err(|refused| match refused {
+            Refused::Duplicate(call) | Refused::TooMany(call) => call.back,
+        })
+    }
+
+    /// The client answers call `id` of `caller`, if it owes him that.
+    pub(super) async fn pay(
+        &mut self,
+        (caller, id): (&str, u32),
+        word: &'static str,
+        answer: Bytes,
+    ) -> Result<(), Code> {
+        let is_it = |call: &Incoming| call.back.as_ref().is_some_and(|back| back.is(caller, id));
+        let paid = self.calls.open.incoming.end_if(is_it);
+        let back = paid.into_iter().find_map(|(_, call)| call.back).ok_or(Code::ACCESS)?;
+        self.hall.metrics.downlink.ended(DOWN, word, 1);
+        self.uplink.voice.pass(back, answer).await.map_err(code_of)
+    }
+
+    /// Ends the calls that took too long.
+    pub(super) async fn expire<I>(&mut self, wire: &mut Wire<I>)
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let ended = self.calls.open.overdue(Instant::now());
+        self.end(wire, ended, code::TIMED_OUT, "not answered in time").await;
+    }
+
+    /// Ends the calls that the policy no longer permits.
+    pub(super) async fn rejudge_calls<I>(&mut self, wire: &mut Wire<I>)
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let ended = self.calls.open.unpermitted(&self.hall, &self.seat.live.peer, &self.rights);
+        self.end(wire, ended, code::DENIED, "the policy no longer permits this call").await;
+    }
+
+    /// Ends the call whose other end is gone.
+    pub(super) async fn departed<I>(&mut self, wire: &mut Wire<I>, gone: Gone)
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let calls = &mut self.calls.open;
+        match gone {
+            // There is nobody to be answered.
+            Gone::Caller(number) => {
+                if calls.incoming.end(number).is_some() {
+                    self.hall.metrics.downlink.ended(DOWN, metrics::outcome(code::CANCELLED), 1);
+                }
+            }
+            Gone::Callee(number) => {
+                let outgoing = calls.outgoing.end(number).map(|call| (number, call)).into_iter().collect();
+                let ended = Ended { incoming: Vec::new(), outgoing };
+                self.end(wire, ended, code::ABSENT, "the client has gone").await;
+            }
+        }
+    }
+
+    /// Tells both sides that there will be no answer.
+    async fn end<I>(&mut self, wire: &mut Wire<I>, ended: Ended, code: i16, message: &str)
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        for call in ended.outgoing.into_iter().filter_map(|(_, call)| self.no_answer(call, code)) {
+            let (id, target) = call;
+            write(wire, Kind::Message, (&target, ""), &Rpc::failure(id, code, message).encode());
+        }
+        for (_, call) in ended.incoming {
+            self.fail(call.back, code, message).await;
+        }
+    }
+
+    /// Counts a call of the client that has none; what it is told about.
+    fn no_answer(&self, call: Outgoing, code: i16) -> Option<(u32, Arc<str>)> {
+        self.hall.metrics.downlink.ended(UP, metrics::outcome(code), 1);
+        Some((u32::try_from(call.id).ok()?, call.target))
+    }
+
+    /// Tells a caller that there will be no answer.
+    #[expect(
+        clippy::needless_pass_by_ref_mut,
+        reason = "a session is owned by one task, and cannot be shared"
+    )]
+    pub(super) async fn fail(&mut self, back: Option<Return>, code: i16, message: &str) {
+        self.hall.metrics.downlink.ended(DOWN, metrics::outcome(code), 1);
+        let Some(back) = back else { return };
+        let call = back.to_string();
+        if let Err(error) = self.uplink.voice.answer(back, Err((code, message.to_owned()))).await {
+            tracing::debug!(call, %error, "caller was not told");
+        }
+    }
+
+    /// The client is gone: ends all calls, and those that it has not even been told of.
+    pub(super) async fn cut_calls(&mut self) {
+        let Ended { incoming, outgoing } = self.calls.open.all();
+        for (_, call) in outgoing {
+            let _untold = self.no_answer(call, code::CUT);
+        }
+        let unread = self.hears.rest().into_iter().filter_map(|arrived| match arrived {
+            Arrived::Letter(letter) if letter.way() == Way::Call => Some(letter.refuse()),
+            Arrived::Letter(_) => {
+                self.hall.metrics.downlink.dropped(CUT, 1);
+                None
+            }
+            Arrived::Answer(_) | Arrived::Published(_) => None,
+        });
+        let unread: Vec<_> = unread.collect();
+        for back in incoming.into_iter().map(|(_, call)| call.back).chain(unread) {
+            self.fail(back, code::CUT, "the collector's connection ended").await;
+        }
     }
 }

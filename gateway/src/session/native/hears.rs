@@ -2,53 +2,62 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use daemoneye_bridge::{
-    bus::{self, HeardAs, rpc::code},
+    bus::{HeardAs, rpc::code},
     native::codec::server::{self, Envelope, Kind},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    bus::{Inbox, Parcel, Sealed},
-    session::native::{talk::Session, wire::Wire},
+    bus::{Arrived, Letter, Listening, Opened},
+    policy::Way,
+    session::{
+        downlink::metrics::DENIED,
+        native::{talk::Session, wire::Wire},
+    },
 };
 
 /// Most messages that are taken at once.
 const MOST: usize = 64;
 
-/// The inbox of a client.
+/// What a client hears, as far as it has not been told.
 pub(super) struct Hears {
     /// None, if the bus speaks under one name for all.
-    inbox: Option<Inbox>,
-    pub(super) batch: Vec<Parcel>,
+    listening: Option<Listening>,
+    batch: Vec<Arrived>,
 }
 
 impl Hears {
-    pub(super) const fn new(inbox: Option<Inbox>) -> Self {
-        Self { inbox, batch: Vec::new() }
+    pub(super) const fn new(listening: Option<Listening>) -> Self {
+        Self { listening, batch: Vec::new() }
     }
 
     /// Whether the client can hear anything.
     pub(super) const fn can(&self) -> bool {
-        self.inbox.is_some()
+        self.listening.is_some()
     }
 
     /// Waits for messages; `false` when no more will come.
     ///
     /// Cancel safe. Never ends for a client that hears nothing.
     pub(super) async fn next(&mut self) -> bool {
-        match &mut self.inbox {
-            Some(inbox) => inbox.next(&mut self.batch, MOST).await,
+        match &mut self.listening {
+            Some(listening) => listening.next(MOST, |arrived| self.batch.push(arrived)).await,
             None => std::future::pending().await,
         }
     }
 
+    /// All that is there and has not been looked at.
+    pub(super) fn rest(&mut self) -> Vec<Arrived> {
+        while self.next().now_or_never() == Some(true) {}
+        std::mem::take(&mut self.batch)
+    }
+
     /// How many messages were dropped since this was last asked.
     pub(super) fn dropped(&self) -> u64 {
-        self.inbox.as_ref().map_or(0, Inbox::dropped)
+        self.listening.as_ref().map_or(0, Listening::dropped)
     }
 }
 
@@ -58,20 +67,20 @@ impl Session {
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
-        for parcel in std::mem::take(&mut self.hears.batch) {
-            match parcel {
-                Parcel::Published(heard) => {
+        for arrived in std::mem::take(&mut self.hears.batch) {
+            match arrived {
+                Arrived::Published(heard) => {
                     if self.subscriptions.admit(&heard.topic) {
-                        write(wire, &heard);
+                        let names = (&*heard.sender, heard.topic.slashed());
+                        write(wire, Kind::Publish, names, &heard.payload);
                     }
                 }
-                Parcel::Answer { id, heard } => {
-                    // Of whom it has not called, or no longer waits for, it hears nothing.
-                    if self.calls.answered(id, &heard.sender) {
-                        write(wire, &heard);
+                Arrived::Answer(answer) => {
+                    if self.answered(&answer) {
+                        write(wire, Kind::Message, (&answer.heard.sender, ""), &answer.heard.payload);
                     }
                 }
-                Parcel::Sealed(sealed) => self.unseal(wire, sealed).await,
+                Arrived::Letter(letter) => self.open(wire, letter).await,
             }
         }
         self.count_dropped();
@@ -85,67 +94,41 @@ impl Session {
         }
     }
 
-    async fn unseal<I>(&mut self, wire: &mut Wire<I>, sealed: Sealed)
+    async fn open<I>(&mut self, wire: &mut Wire<I>, letter: Letter)
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
+        let sender = Arc::clone(letter.sender());
         let judged = {
-            let client = self.hall.bus.local(sealed.sender());
-            self.hall.judge.downlink(client, sealed.way(), &self.seat.live.peer)
+            let client = self.hall.bus.client(&sender);
+            self.hall.judge.downlink(client, letter.way(), &self.seat.live.peer)
         };
         let permit = match judged {
             Ok(permit) => permit,
-            Err(denial) => {
-                if let Some(debt) = sealed.refuse() {
-                    self.fail(debt, code::DENIED, &denial.to_string()).await;
-                }
-                return;
-            }
+            Err(_) if letter.way() == Way::Send => return self.hall.metrics.downlink.dropped(DENIED, 1),
+            Err(denial) => return self.fail(letter.refuse(), code::DENIED, &denial.to_string()).await,
         };
-        let Some((heard, debt)) = sealed.open(permit) else { return };
-        if let Some(debt) = debt
-            && let Err(debt) = self.calls.owe(debt, Instant::now())
+        let Some(Opened { heard, back, .. }) = letter.open(permit) else { return };
+        if let Some(back) = back
+            && let Err(back) = self.owe(&sender, back)
         {
-            return self.fail(debt, code::TOO_MANY, "too many calls to this collector at once").await;
+            return self.fail(back, code::TOO_MANY, "too many calls to this collector at once").await;
         }
-        write(wire, &heard);
-    }
-
-    /// Ends the calls that took too long: each end is told.
-    pub(super) async fn expire<I>(&mut self, wire: &mut Wire<I>)
-    where
-        I: AsyncRead + AsyncWrite + Unpin,
-    {
-        let (asked, owed) = self.calls.expire(Instant::now());
-        for (id, target) in asked {
-            let rpc = bus::rpc::Rpc::failure(id, code::TIMED_OUT, "not answered in time");
-            let (sender, topic) = (target, Arc::from(""));
-            write(wire, &bus::Heard { kind: HeardAs::Message, sender, topic, payload: rpc.encode() });
-        }
-        for debt in owed {
-            self.fail(debt, code::TIMED_OUT, "the collector did not answer in time").await;
-        }
-    }
-
-    /// Tells a caller that there will be no answer.
-    pub(super) async fn fail(&self, debt: crate::bus::Debt, code: i16, message: &str) {
-        let call = debt.to_string();
-        if let Err(error) = self.uplink.voice.fail(debt, code, message).await {
-            tracing::debug!(call, %error, "caller was not told");
-        }
+        let kind = if heard.kind == HeardAs::Broadcast { Kind::Broadcast } else { Kind::Message };
+        write(wire, kind, (&sender, ""), &heard.payload);
     }
 }
 
-/// Writes one delivery.
-fn write<I: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<I>, heard: &bus::Heard) {
-    let kind = match heard.kind {
-        HeardAs::Broadcast => Kind::Broadcast,
-        HeardAs::Message => Kind::Message,
-        HeardAs::Published => Kind::Publish,
-    };
-    let envelope = Envelope { kind, realtime: false, sender: &heard.sender, topic: &heard.topic };
-    match wire.append(|into| server::head(into, &envelope, heard.payload.len())) {
-        Ok(()) => wire.append_payload(&heard.payload),
-        Err(error) => tracing::warn!(%error, sender = envelope.sender, "message does not fit into a frame"),
+/// Writes one delivery, of a sender on a topic.
+pub(super) fn write<I: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<I>,
+    kind: Kind,
+    (sender, topic): (&str, &str),
+    payload: &Bytes,
+) {
+    let envelope = Envelope { kind, realtime: false, sender, topic };
+    match wire.append(|into| server::head(into, &envelope, payload.len())) {
+        Ok(()) => wire.append_payload(payload),
+        Err(error) => tracing::warn!(%error, sender, "message does not fit into a frame"),
     }
 }

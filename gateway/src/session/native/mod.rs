@@ -25,7 +25,7 @@ mod wire;
 
 use std::{sync::Arc, time::Duration};
 
-use daemoneye_bridge::{bus::rpc::Gauge, native::codec::Code};
+use daemoneye_bridge::native::codec::Code;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time,
@@ -48,15 +48,13 @@ use crate::session::{
 pub struct Server {
     hall: Arc<Hall>,
     config: Arc<Config>,
-    /// Calls through all clients.
-    calls: Gauge,
     /// Cancelled when connections shall end now.
     last_call: CancellationToken,
 }
 
 impl Server {
     pub(in crate::session) fn new(hall: Arc<Hall>, config: Config, last_call: CancellationToken) -> Self {
-        Self { hall, config: Arc::new(config), calls: Gauge::default(), last_call }
+        Self { hall, config: Arc::new(config), last_call }
     }
 
     /// Serves one connection, which is on the roll meanwhile, to its end.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use daemoneye_bridge::{
-    bus::{Filter, rpc::code},
+    bus::Filter,
     native::codec::{Code, client, server},
     topic::{Pattern, Topic},
 };
@@ -80,11 +80,9 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Whether what was published on a slashed topic may still be heard.
-    pub(super) fn admit(&self, topic: &str) -> bool {
-        !self.narrowed
-            || Topic::parse_slashed(topic)
-                .is_ok_and(|topic| self.heard.values().any(|pattern| pattern.matches(&topic)))
+    /// Whether what was published on a topic may still be heard.
+    pub(super) fn admit(&self, topic: &Topic) -> bool {
+        !self.narrowed || self.heard.values().any(|pattern| pattern.matches(topic))
     }
 }
 
@@ -146,7 +144,7 @@ impl Session {
                 if debt.is_zero() { clocks.alarm(&config) } else { clocks.alarm(&config).min(now + debt) };
             let may_hear = wire.waiting() < config.outbox_bytes / 2;
             let stuck = self.uplink.stuck();
-            let calls_due = self.calls.due();
+            let calls_due = self.calls.open.due();
             tokio::select! {
                 biased;
                 orders = self.seat.bell.rung() => self.obey(orders, wire, &mut clocks).await?,
@@ -158,6 +156,7 @@ impl Session {
                 }
                 () = room(stuck) => self.uplink.resume()?,
                 () = until(calls_due) => self.expire(wire).await,
+                gone = self.calls.open.gone() => self.departed(wire, gone).await,
                 () = time::sleep_until(alarm) => self.look(wire, &mut clocks)?,
                 // Before the wire, for that is ready as long as the client sends; bounded by what waits to be written.
                 alive = self.hears.next(), if may_hear => {
@@ -268,14 +267,18 @@ impl Session {
         for id in self.uplink.rejudge(speaker, *rights.limits(), max_payload) {
             wire.append(|into| server::ack(into, id, Code::ACCESS));
         }
+        let heard = self.subscriptions.heard.values().cloned().collect();
+        let (_, lost) = rights.hear(self.uplink.speaker.collector(), heard);
+        let is_lost = |pattern: &Pattern| lost.iter().any(|(lost, _)| lost == pattern);
         let gone: Vec<Filter> = self
             .subscriptions
             .heard
-            .extract_if(.., |_, pattern| rights.subscribe(vec![pattern.clone()]).is_err())
+            .extract_if(.., |_, pattern| is_lost(pattern))
             .map(|(filter, _)| filter)
             .collect();
         self.seat.live.set_roles(rights.roles());
         self.rights = rights;
+        self.rejudge_calls(wire).await;
         if gone.is_empty() {
             return Ok(());
         }
@@ -290,14 +293,7 @@ impl Session {
     /// Answers for what is open, lets go of the name, gives up the seat, and says why.
     async fn leave(mut self, ended: &Result<Farewell, Fault>, lost_its_right: bool) {
         self.count_dropped();
-        let told = async {
-            for debt in self.calls.close() {
-                self.fail(debt, code::CUT, "the collector's connection ended").await;
-            }
-        };
-        if time::timeout(GRACE, told).await.is_err() {
-            tracing::debug!("callers were not told of the end in time");
-        }
+        self.cut_calls().await;
         // Whoever shares the name: it is not published any more.
         if lost_its_right && time::timeout(VERDICT, self.uplink.voice.close()).await.is_err() {
             tracing::error!("the bus did not say what became of withdrawn batches");

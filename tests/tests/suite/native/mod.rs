@@ -2,6 +2,7 @@
 
 mod calls;
 mod ends;
+mod rights;
 mod tunnel;
 
 use std::{
