@@ -57,12 +57,13 @@ struct Admitted {
     queue: Queue,
     member: Arc<Member>,
     rule: SlowReader,
+    seat: Seat,
 }
 
 async fn admit<R, W>(
     (source, sink): (&mut R, &mut W),
     visitor: Visitor,
-    core: &Core,
+    core: &Arc<Core>,
     config: &Config,
 ) -> Result<Admitted, GreetError>
 where
@@ -73,12 +74,15 @@ where
     let refusal = match core.register(name.as_str(), core.config.buffer_size.get()).await {
         Ok((mut client, id)) => match client.take_queue() {
             Some(queue) => {
-                answer(sink, Code::OK).await?;
                 let (rule, half) = (config.rule(name.as_str()), config.outbox_bytes / 2);
                 let member = Member::new(id, name.as_str().into(), queue.clone(), (rule.kind(), half));
                 let member = member.of_user(visitor.user()).timed(&core.counters.taken_at_door);
+                let member = Arc::new(member);
+                // Before it hears that it is there: whoever calls it at once must find whose departure to wait for.
+                let seat = Seat::take(Arc::clone(core), Arc::clone(&member));
+                answer(sink, Code::OK).await?;
                 tracing::debug!(name = name.as_str(), "local client admitted");
-                return Ok(Admitted { client, queue, member: Arc::new(member), rule });
+                return Ok(Admitted { client, queue, member, rule, seat });
             }
             None => Code::OTHER,
         },
@@ -94,11 +98,10 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let Admitted { client, queue, member, rule } = admitted;
+    let Admitted { client, queue, member, rule, seat } = admitted;
     let House { core, config, guests } = house;
     let listed = guests.enter((member.id, &member.name), visitor, rule);
     core.counters.door_opened.add(1);
-    let seat = Seat::take(Arc::clone(&core), Arc::clone(&member));
     let replies = Arc::new(Replies::new(Arc::clone(&member), Arc::clone(&core)));
     let window = Arc::new(Semaphore::new(WINDOW));
     let mut reader = Reader {
@@ -157,5 +160,73 @@ fn tell(left: &Leaving, core: &Core, member: &Member, undelivered: u64) {
             tracing::debug!(name = %member.name, %error, "local client broke the wire");
         }
         Leaving::Gone | Leaving::Ended => tracing::debug!(name = %member.name, "local client left"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::{
+        bus::{Broker, Bus, Routes, door::guests::Guests, embedded},
+        native::codec::greeting,
+    };
+
+    /// Takes so many bytes, and then no more.
+    struct Full(usize);
+
+    impl AsyncWrite for Full {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+            let taken = from.len().min(self.0);
+            self.0 -= taken;
+            if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_is_known_before_it_hears_that_it_is_there_and_gone_when_it_never_does() {
+        let routes = Routes::new(Vec::new(), Broker::Embedded).unwrap();
+        let (bus, tasks) = embedded::open(embedded::Config::default(), routes);
+        let life = crate::lifecycle::Lifecycle::new();
+        let leash = life.leash();
+        for task in tasks {
+            leash.spawn(task);
+        }
+        let core = bus.core();
+        let house = House { core: Arc::clone(core), config: Arc::default(), guests: Arc::new(Guests::new()) };
+        let said = [&greeting::opening()[..], &5_u16.to_le_bytes(), b"early"].concat();
+        // The opening and its answer, but not the answer to the name.
+        let mut greeted = Box::pin(converse(
+            (&said[..], Full(greeting::OPENING + 1)),
+            Visitor {
+                #[cfg(unix)]
+                uid: 0,
+                pid: None,
+            },
+            house,
+        ));
+        while core.table.named("early").is_none() {
+            assert!(greeted.as_mut().now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        assert!(bus.departure("early").is_some());
+        drop(greeted);
+        assert!(core.table.named("early").is_none());
+        core.register("early", 16).await.unwrap();
     }
 }

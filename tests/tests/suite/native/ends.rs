@@ -137,8 +137,11 @@ async fn where_the_newest_wins_the_one_before_makes_way_for_it() {
         let role = format!("connections = 1\nsame_identity = \"{word}\"\n");
         fs::write(world.path("policy.toml"), POLICY.replace("connections = 4\n", &role)).unwrap();
         world.start().await;
+        let engine = Subscriber::connect(&world.socket(), "engine", &["events/#"]).await;
         let mut first = hand(&world).await;
         first.say(1, PUBLISH, 1, b"events/x\0last").await.unwrap();
+        // What is still on its way when a session ends is not taken, and has no ack.
+        eventually("it has been taken", || engine.count() == 1).await;
         let tls = dial(world.address, &procmond(&world), ALPN).await.unwrap();
         let (mut second, answer) = Hand::greet(tls, NAME).await.unwrap();
         assert_eq!(Code(answer), if makes_way { Code::OK } else { Code::BUSY }, "{word}");
