@@ -15,7 +15,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use crate::{
     listener::{Accepted, Paid, Place},
     snapshot::{self, Part},
-    tls::{Config, Metrics, Refusal, Stage, material, metrics::Outcome},
+    tls::{Config, Metrics, Refusal, Stage, material, metrics::Outcome, pace::Pace},
 };
 
 /// How long each step of a handshake may take.
@@ -57,11 +57,12 @@ pub struct Acceptor {
     deadlines: Deadlines,
     reload_interval: Duration,
     metrics: Metrics,
+    pace: Pace,
 }
 
 impl Acceptor {
     /// Loads the material; a handshake may take as long as `deadlines` say, and `judge` has the last word on each chain. Blocking: it reads
-    /// files.
+    /// files. Needs a runtime.
     ///
     /// # Errors
     ///
@@ -81,7 +82,7 @@ impl Acceptor {
         }
         let terms = Terms { protocols, floor, profile, judge };
         let without_alpn = offer.without_alpn;
-        Ok(Self { store, without_alpn, terms, deadlines, reload_interval, metrics })
+        Ok(Self { store, without_alpn, terms, deadlines, reload_interval, metrics, pace: Pace::of_runtime() })
     }
 
     /// The material, to reload it on request.
@@ -150,7 +151,7 @@ impl Acceptor {
         place.slot().await;
         let (settings, recorder) = Admission::new(self.store.current(), self.terms.clone()).handshake();
         stage.recorder = Some(recorder);
-        let stream = within(handshake, start.into_stream(settings)).await?;
+        let stream = within(handshake, self.pace.keep(start.into_stream(settings))).await?;
         // A client that offers no protocol at all is let through by rustls.
         match stream.get_ref().1.alpn_protocol() {
             Some(H2 | BUSRT) => Ok(stream),

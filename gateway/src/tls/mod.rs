@@ -10,6 +10,7 @@
 mod acceptor;
 mod material;
 mod metrics;
+mod pace;
 mod refusals;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
