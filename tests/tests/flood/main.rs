@@ -35,8 +35,8 @@ const PROGRAMS: Programs = Programs {
 const FLOODER: &str = env!("CARGO_BIN_EXE_flooder");
 
 /// Below this the p99 of acks is as good as any: on two cores, which both processes share with whatever else the machine
-/// does, calm windows were seen from 0.9 to 2.7 ms.
-const FLOOR: Duration = Duration::from_millis(3);
+/// does, calm windows were seen from 0.4 to 1 ms, and to 1.8 ms where the compiler did not optimize.
+const FLOOR: Duration = Duration::from_millis(if cfg!(debug_assertions) { 2 } else { 1 });
 
 /// How much worse the acks may become, and how far apart calm ones may be.
 const WORSE: u32 = 2;
