@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::policy::{
-    Collector, Denial, Rights,
+    Collector, Denial, Rights, builtin,
     metrics::{Decision, Verb},
     rule::Glob,
 };
@@ -40,7 +40,7 @@ impl Rights {
         let is_covered = rules.allow.iter().any(|rule| rule.what.matches(mask));
         let is_met = rules.deny.iter().any(|rule| may_meet(&rule.what, mask));
         let tally = self.tally(Verb::Call);
-        if !is_covered || is_met {
+        if builtin::may_reach_reserved(mask) || !is_covered || is_met {
             tally.count(Decision::Deny, 1);
             return Err(Denial::Client);
         }
@@ -77,6 +77,22 @@ mod tests {
             assert!(rights.broadcast(mask).is_ok(), "{mask}");
         }
         for mask in ["*", "?", "engine.*", "engine.?.x", "engine.secret.x", "log.*", "collector.*", ""] {
+            assert_eq!(rights.broadcast(mask).unwrap_err(), Denial::Client, "{mask}");
+        }
+    }
+
+    #[test]
+    fn who_may_call_everybody_reaches_neither_the_broker_nor_other_peers() {
+        let text = "[[role]]\nname = \"r\"\nmatch = { identity = \"*\" }\npublish = [\"a\"]\ncall = [\"*\"]";
+        let policy = Policy::parse(text, Path::new("p.toml")).unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let rights = Rights::of(&PeerId::new("s", "x").unwrap(), policy.rules(), 1, &metrics).unwrap();
+        for mask in ["engine.*", "engine.?", "collectors.*"] {
+            assert!(rights.broadcast(mask).is_ok(), "{mask}");
+        }
+        for mask in
+            ["*", "?", "?.site-b.x", "collector", "collector.*", "collector.site-b.x", ".broker", ".*"]
+        {
             assert_eq!(rights.broadcast(mask).unwrap_err(), Denial::Client, "{mask}");
         }
     }

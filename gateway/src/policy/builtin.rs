@@ -85,6 +85,19 @@ pub(super) fn is_reserved(topic: &Topic) -> bool {
     topic.dotted() == RESERVED
 }
 
+/// Whether no remote peer may address the client of the bus of that name: the broker itself, and other remote peers.
+pub(super) fn is_reserved_client(name: &str) -> bool {
+    name.starts_with('.') || name.split('.').next() == Some(PEERS)
+}
+
+/// Whether a mask of names may match one that is reserved.
+pub(super) fn may_reach_reserved(mask: &str) -> bool {
+    is_reserved_client(mask) || matches!(mask.split('.').next(), Some("*" | "?"))
+}
+
+/// Names of remote peers on the bus begin so.
+const PEERS: &str = "collector";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -125,8 +125,7 @@ impl Rules<Pattern> {
 impl Rules<Glob> {
     /// Rules on calling the client of the bus of that name.
     pub(super) fn call(&self, client: &str) -> Ruling<'_, Glob> {
-        // The broker itself, and other remote peers, are not reached in this way.
-        if client.starts_with('.') || client.split('.').next() == Some("collector") {
+        if builtin::is_reserved_client(client) {
             return Ruling::Reserved;
         }
         self.rule(|glob| glob.matches(client))

@@ -39,6 +39,9 @@ pub(super) const LANE: u64 = 0;
 /// Most bytes of payload of all calls under way: a call whose caller gave up waits on.
 pub(super) const MOST_BYTES: usize = 64 << 20;
 
+/// Of these, what calls of one peer may take.
+pub(super) const MOST_BYTES_OF_ONE: usize = MOST_BYTES / 8;
+
 /// What a call takes up until it is settled.
 struct Guested {
     presence: Presence,
@@ -46,7 +49,8 @@ struct Guested {
 }
 
 impl Guested {
-    fn new(hall: &Hall, presence: Presence, bytes: usize) -> Result<Self, Fault> {
+    fn new(hall: &Hall, mut presence: Presence, bytes: usize) -> Result<Self, Fault> {
+        presence.carry(bytes, MOST_BYTES_OF_ONE)?;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         Arc::clone(&hall.call_room)
             .try_acquire_many_owned(bytes)

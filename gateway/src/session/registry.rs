@@ -75,6 +75,8 @@ struct Table {
     /// The sessions of each peer, for one that ends the older.
     sessions: HashMap<PeerId, Vec<Holder>>,
     guests: HashMap<(Guest, PeerId), usize>,
+    /// Bytes that guests of a peer carry.
+    loads: HashMap<PeerId, usize>,
     /// All guests together.
     presences: usize,
     gone: VecDeque<Gone>,
@@ -208,7 +210,7 @@ impl Registry {
         *count += 1;
         table.presences += 1;
         drop(table);
-        Ok(Presence { registry: self.clone(), key: (guest, peer.clone()) })
+        Ok(Presence { registry: self.clone(), key: (guest, peer.clone()), load: 0 })
     }
 
     /// Takes the streams of a peer for one holder, asking older sessions to make way and waiting until they have.
@@ -303,10 +305,10 @@ impl Registry {
     }
 }
 
-/// Counts one down, and forgets what has come to nothing.
-fn decrement<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+/// Counts down, and forgets what has come to nothing.
+fn decrement<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K, by: usize) {
     if let Some(count) = counts.get_mut(key) {
-        *count = count.saturating_sub(1);
+        *count = count.saturating_sub(by);
         if *count == 0 {
             counts.remove(key);
         }
@@ -318,12 +320,30 @@ fn decrement<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 pub(super) struct Presence {
     registry: Registry,
     key: (Guest, PeerId),
+    /// Bytes that it carries.
+    load: usize,
+}
+
+impl Presence {
+    /// Takes up `bytes` until it is dropped; all guests of a peer together at most `most`, but one at least.
+    pub(super) fn carry(&mut self, bytes: usize, most: usize) -> Result<(), Fault> {
+        let mut table = self.registry.lock();
+        let load = table.loads.entry(self.key.1.clone()).or_default();
+        if *load > 0 && load.saturating_add(bytes) > most {
+            return Err(Fault::Full { what: "bytes of calls of this peer under way" });
+        }
+        *load = load.saturating_add(bytes);
+        drop(table);
+        self.load = self.load.saturating_add(bytes);
+        Ok(())
+    }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut table = self.registry.lock();
-        decrement(&mut table.guests, &self.key);
+        decrement(&mut table.guests, &self.key, 1);
+        decrement(&mut table.loads, &self.key.1, self.load);
         table.presences = table.presences.saturating_sub(1);
     }
 }
@@ -386,8 +406,8 @@ impl Drop for Seat {
         let gone = self.live.gone(reason, detail);
         let mut table = self.registry.lock();
         table.seats.remove(&self.number);
-        decrement(&mut table.by_peer, &self.live.peer);
-        decrement(&mut table.by_site, &self.live.peer.site().to_owned());
+        decrement(&mut table.by_peer, &self.live.peer, 1);
+        decrement(&mut table.by_site, &self.live.peer.site().to_owned(), 1);
         table.gone.push_front(gone);
         table.gone.truncate(self.registry.0.caps.remembered);
         drop(table);

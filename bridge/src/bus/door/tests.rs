@@ -849,3 +849,20 @@ async fn what_is_read_after_the_end_of_the_bus_is_not_confirmed_for_want_of_hear
     assert!(matches!(soon(late.run()).await, Leaving::Gone));
     assert_eq!(replies.take(), [(7, Code::NOT_DELIVERED)]);
 }
+
+#[tokio::test]
+async fn who_takes_a_name_over_does_not_answer_for_who_had_it() {
+    let house = house(|_| {});
+    let relay = house.port("relay").await;
+    let first = house.guest("procmond").await;
+    let addressee = house.bus.addressee("procmond").unwrap();
+    drop(first);
+    house.until(|counters| counters.door_closed.get() == 1).await;
+    let mut second = house.guest("procmond").await;
+    soon(relay.send("procmond", Bytes::from_static(b"command"))).await.unwrap();
+    assert!(!soon(addressee.written()).await);
+    let addressee = house.bus.addressee("procmond").unwrap();
+    assert_eq!(second.delivery().await.payload, Bytes::from_static(b"command"));
+    assert!(soon(addressee.written()).await);
+    assert!(house.bus.addressee("relay").is_none(), "not of the door");
+}

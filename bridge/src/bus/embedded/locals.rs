@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 use crate::bus::embedded::{
     Embedded,
     barrier::{Barrier, Outcome},
+    member::Member,
 };
 
 /// A client of the door.
@@ -34,15 +35,25 @@ impl Embedded {
         self.core().table.locals()
     }
 
-    /// Waits until everything that was sent to a client so far is written to its socket; `false` if it went away first, or
-    /// is not there.
+    /// The client of the door that has this name now.
+    #[must_use]
+    pub fn addressee(&self, name: &str) -> Option<Addressee> {
+        self.core().table.named(name).filter(|member| member.is_local()).map(Addressee)
+    }
+}
+
+/// A client of the door, by its connection: who has its name later is another.
+#[derive(Debug)]
+pub struct Addressee(Arc<Member>);
+
+impl Addressee {
+    /// Waits until everything that was sent to it so far is written to its socket; `false` if it went away first.
     ///
     /// Cancel safe.
-    pub async fn written(&self, name: &str) -> bool {
-        let Some(member) = self.core().table.named(name) else { return false };
+    pub async fn written(self) -> bool {
         let (tell, told) = oneshot::channel();
         let (_, own) = Barrier::raise(Told(Mutex::new(Some(tell))));
-        member.post(own.of(member.id));
+        self.0.post(own.of(self.0.id));
         drop(own);
         told.await.unwrap_or(false)
     }

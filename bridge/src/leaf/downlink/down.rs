@@ -56,6 +56,8 @@ impl Relay {
     pub(super) async fn deliver(&mut self, deliver: v1::Deliver) {
         let v1::Deliver { topic, payload, sender, collector, command } = deliver;
         let mouth = self.mouth_for(&sender);
+        // Before it is sent: whoever takes the name over meanwhile does not answer for this one.
+        let addressee = self.bus.addressee(&collector);
         let handed = if self.collectors.get(&collector).is_none() {
             false
         } else if topic.is_empty() {
@@ -71,12 +73,12 @@ impl Relay {
         count(&self.counts.delivered);
         if command != 0
             && self.commands.len() < MOST_COMMANDS
-            && let Some(session) = &self.session
+            && let (Some(session), Some(addressee)) = (&self.session, addressee)
         {
-            let (bus, number) = (std::sync::Arc::clone(&self.bus), session.number);
+            let number = session.number;
             let safe = async move {
                 // A client that reads nothing for so long is sent away, or gets the command again.
-                let written = time::timeout(COMMAND, bus.written(&collector)).await;
+                let written = time::timeout(COMMAND, addressee.written()).await;
                 (number, command, written.unwrap_or(false))
             };
             self.commands.push(safe.boxed());

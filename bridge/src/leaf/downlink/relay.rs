@@ -250,18 +250,20 @@ impl Relay {
         self.say(Frame::Reply(v1::Reply { id, outcome: Some(Outcome::Error(error)) })).await;
     }
 
-    /// Says something to the gateway; without one, or if it takes nothing for long, it is lost: each thing that is said has a
-    /// deadline there.
+    /// Says something to the gateway; whether it was said. Without a session, or if the gateway takes nothing for long, it is lost: calls and
+    /// their answers have a deadline there.
     #[expect(
         clippy::needless_pass_by_ref_mut,
         reason = "the relay is Send, but its futures make it not Sync"
     )]
-    pub(super) async fn say(&mut self, frame: Frame) {
+    pub(super) async fn say(&mut self, frame: Frame) -> bool {
         self.note_open();
-        let Some(outbound) = self.outbound() else { return };
-        if time::timeout(PATIENCE, outbound.send(frame)).await.is_err() {
+        let Some(outbound) = self.outbound() else { return false };
+        let said = time::timeout(PATIENCE, outbound.send(frame)).await;
+        if said.is_err() {
             tracing::debug!("gateway takes nothing, a word of the downlink is lost");
         }
+        matches!(said, Ok(Ok(())))
     }
 
     pub(super) fn outbound(&self) -> Option<&mpsc::Sender<Frame>> {

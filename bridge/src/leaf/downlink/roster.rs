@@ -50,9 +50,23 @@ impl Relay {
             }
         }
         for frame in frames {
-            self.say(frame).await;
+            if !self.say(frame).await {
+                self.tell_again();
+                break;
+            }
         }
         self.show();
+    }
+
+    /// The gateway has not heard of everybody: all is said again.
+    fn tell_again(&mut self) {
+        for (_, collector) in self.collectors.all() {
+            collector.told.clear();
+        }
+        if let Some(session) = &mut self.session {
+            session.names = true;
+            session.tell_at = Some(Instant::now() + AGAIN_SOON);
+        }
     }
 
     pub(super) fn attached(&mut self, attached: v1::Attached) {

@@ -19,10 +19,13 @@ use tokio::{
 };
 
 use crate::{
-    bus::rpc::code,
+    bus::{self, door, rpc::code},
     leaf::{Config, Leaf, health::Views},
     settings, spool,
-    uplink::tests::gateway::{Conversation, PATIENCE, Scripted},
+    uplink::{
+        self,
+        tests::gateway::{Conversation, PATIENCE, Scripted},
+    },
 };
 
 /// A leaf with its downlink, and the gateway that it dials.
@@ -308,4 +311,37 @@ async fn a_held_command_is_received_once_the_door_has_written_it() {
         Vec::<String>::new(),
         "a leaf that goes away can no longer be called through"
     );
+}
+
+#[tokio::test]
+async fn what_a_gateway_that_took_nothing_was_not_told_is_said_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket_path = folder.path().join("bus/leaf.sock");
+    let routes = bus::Routes::new(Vec::new(), bus::Broker::Embedded).unwrap();
+    let (bus, tasks) = bus::embedded::open(bus::embedded::Config::default(), routes);
+    let life = crate::lifecycle::Lifecycle::new();
+    let leash = life.leash();
+    for task in tasks {
+        leash.spawn(task);
+    }
+    let config = door::Config { socket_path: socket_path.clone(), ..door::Config::default() };
+    leash.spawn(door::Door::bind(config, &bus).unwrap().run(leash.clone()));
+    let (tell, conversations) = mpsc::channel(1);
+    let relay = super::Downlink::open(super::Config::default(), bus, conversations).await.unwrap();
+    let mut shown = relay.views().shown;
+    leash.spawn(relay.run(leash.clone()));
+
+    let ((outbound, mut said), (_inbound, inbound)) = (mpsc::channel(1), mpsc::channel(1));
+    // There is room for no other word.
+    outbound.try_send(Said::Cancel(v1::Cancel { id: 0 })).unwrap();
+    let conversation =
+        uplink::Conversation { inbound, outbound, gateway: "it".to_owned(), open_calls: Arc::default() };
+    tell.send(conversation).await.unwrap();
+    let path = socket_path.to_str().unwrap();
+    let _procmond = ipc::Client::connect(&ipc::Config::new(path, "procmond-1")).await.unwrap();
+    let lost = shown.wait_for(|shown| shown.collectors.len() == 1);
+    drop(timeout(super::relay::PATIENCE * 2, lost).await.expect("it gives up").unwrap());
+    assert!(matches!(said.recv().await, Some(Said::Cancel(_))));
+    let again = timeout(PATIENCE, said.recv()).await.expect("it is said again");
+    assert!(matches!(again, Some(Said::Attach(attach)) if attach.collectors == ["procmond-1"]));
 }

@@ -115,9 +115,15 @@ impl Roll {
             self.0.sooner.notify_one();
         }
         // Not before it can be found: what changes from here on finds it, what changed before is seen here.
-        let generation = Arc::clone(&self.0.grounds.material.borrow());
         let found = (number, bond, chain);
-        self.judge(&found, generation.material(), SystemTime::now());
+        loop {
+            let generation = Arc::clone(&self.0.grounds.material.borrow());
+            self.judge(&found, generation.material(), SystemTime::now());
+            // If another path was found, the sweep of what changed meanwhile has looked for the old one.
+            if Arc::ptr_eq(&generation, &self.0.grounds.material.borrow()) {
+                break;
+            }
+        }
         let (_, bond, _) = found;
         if !self.0.grounds.policy.knows(&bond.peer) {
             bond.has_role.store(false, Relaxed);

@@ -158,3 +158,19 @@ async fn what_the_bus_has_not_taken_is_withdrawn_when_its_peer_loses_its_right()
     );
     assert_eq!(stage.taken(), ["again"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_peer_does_not_take_the_room_of_all() {
+    let stage = Stage::new();
+    stage.open.send_replace(false);
+    let large = || v1::PublishRequest { payload: Bytes::from(vec![b'x'; 1 << 20]), ..request("", 0) };
+    let most = call::MOST_BYTES_OF_ONE >> 20;
+    let calls = futures_util::future::join_all((0..=most).map(|_| publish(&stage, "x", large())));
+    let codes: Vec<_> = calls.await.into_iter().map(|answer| answer.unwrap_err().code()).collect();
+    assert_eq!(codes[..most], vec![Code::Unavailable; most], "they wait for the bus");
+    assert_eq!(codes[most], Code::ResourceExhausted);
+    assert_eq!(publish(&stage, "y", large()).await.unwrap_err().code(), Code::Unavailable);
+    stage.open.send_replace(true);
+    time::sleep(Duration::from_mins(1)).await;
+    publish(&stage, "x", large()).await.expect("what they took is given back");
+}
