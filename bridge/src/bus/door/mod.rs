@@ -1,9 +1,9 @@
 //! The embedded broker's door for local clients.
 //!
-//! Ordinary BUS/RT clients come in through a UNIX socket, or on Windows through a named pipe, and
-//! become clients of the broker in this process. The broker has a
-//! socket server of its own, but that one loses messages in silence when a client is slow, and has no bounds; here a
-//! client that stops reading meets a rule ([`SlowReader`]) and is counted, and what was written to a client is known.
+//! Ordinary BUS/RT clients come in through a UNIX socket, or on Windows through a named pipe, and become clients of the
+//! broker in this process. The broker has a socket server of its own, but that one loses messages in silence when a client is
+//! slow, and has no bounds; here a client that stops reading meets a rule ([`SlowReader`]) and is counted, and what was
+//! written to a client is known.
 //!
 //! Kept true: nobody but the configured users gets in; no client can make the broker wait, and another client only if its
 //! rule is to block.
