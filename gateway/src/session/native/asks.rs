@@ -19,6 +19,7 @@ use crate::{
     policy::Denial,
     session::{
         downlink::metrics::{self, UP},
+        intake::{self, Bounds},
         native::talk::Session,
         status::Fault,
     },
@@ -170,8 +171,13 @@ impl Session {
         let speaker = &mut self.uplink.speaker;
         let mut permit = speaker.permit();
         let place = speaker.allow(&mut permit, &dotted);
-        speaker.count(u64::from(place.is_ok()), u64::from(place.is_err()));
-        place.map_err(|denial| refusal(&denial))?;
+        let bounds = Bounds { max_payload: self.uplink.max_payload, keep_seqs: false };
+        let judged = intake::judge(&place, &payload, bounds);
+        speaker.count(u64::from(judged.is_ok()), u64::from(judged.is_err()));
+        if judged.is_err() {
+            // The policy's word is a denial; what is wrong with the payload is the client's mistake.
+            return Err(place.map_or_else(|denial| refusal(&denial), |_| Code::DATA));
+        }
         self.uplink.voice.publish_for(permit, to, payload).await.map_err(code_of)
     }
 

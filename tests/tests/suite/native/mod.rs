@@ -37,6 +37,7 @@ const POLICY: &str = r#"
 name = "collector"
 match = { identity = "*-*" }
 publish = ["events.#", "control.health.#"]
+json = ["events.json"]
 subscribe = ["control.collector.{name}", "news.#"]
 call = ["engine", "desk.*"]
 events_per_second = 10000000
@@ -181,6 +182,7 @@ async fn what_the_policy_denies_is_answered_as_access_denied() {
         (BROADCAST, b"*\0m", Code::ACCESS),
         (PUBLISH_FOR, b"events/x\0stranger\0p", Code::ACCESS),
         (PUBLISH_FOR, b"secrets/x\0engine\0p", Code::ACCESS),
+        (PUBLISH_FOR, b"events/json\0engine\0no json", Code::DATA),
     ] {
         hand.say(7, operation, 1, body).await.unwrap();
         assert_eq!(Code(hand.ack(7).await), code, "{operation:#x} {}", body.escape_ascii());
