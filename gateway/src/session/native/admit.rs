@@ -103,6 +103,8 @@ impl Server {
             hall: Arc::clone(hall),
             config: Arc::clone(config),
             settled: Vec::new(),
+            held: None,
+            interrupted: false,
         })
     }
 

@@ -26,7 +26,8 @@ use crate::{
 };
 
 impl Session {
-    /// Serves one frame; its ack, unless it follows when the bus has taken what was published.
+    /// Serves one frame; its ack, unless it follows when the bus has taken what was published. If that found no room, the frame waits
+    /// with it.
     ///
     /// # Errors
     ///
@@ -38,7 +39,6 @@ impl Session {
             let refused = self.uplink.publish(&topic, payload, wanted).err();
             if self.uplink.is_full() {
                 self.uplink.hand_over(Instant::now())?;
-                self.clear().await?;
             }
             return Ok(wanted.zip(refused));
         }
@@ -47,7 +47,10 @@ impl Session {
         }
         // What was published before is before this on the bus too.
         self.uplink.hand_over(Instant::now())?;
-        self.clear().await?;
+        if self.uplink.stuck().is_some() {
+            self.held = Some(ClientFrame { id, qos, request });
+            return Ok(None);
+        }
         let done = match request {
             Request::Broadcast { mask, payload } => self.broadcast(mask.as_str(), payload).await,
             Request::Exclude(topics) => self.exclude(&topics).await,
@@ -64,15 +67,6 @@ impl Session {
             self.uplink.tally.rejected.inc();
         }
         Ok(wanted.map(|id| (id, done.err().unwrap_or(Code::OK))))
-    }
-
-    /// Waits until what found no room on the bus has some. Only this client waits.
-    async fn clear(&mut self) -> Result<(), Fault> {
-        while let Some(voice) = self.uplink.stuck() {
-            voice.ready().await;
-            self.uplink.resume()?;
-        }
-        Ok(())
     }
 
     async fn subscribe(&mut self, topics: &Topics) -> Result<(), Code> {

@@ -64,14 +64,15 @@ impl Server {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        self.converse(Wire::new(io), enrolled.caller()).await;
+        self.converse(io, enrolled.caller()).await;
     }
 
     /// The same for a connection that nobody but the caller can cut.
-    async fn converse<I>(&self, mut wire: Wire<I>, caller: &Caller)
+    pub(in crate::session) async fn converse<I>(&self, io: I, caller: &Caller)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send,
     {
+        let mut wire = Wire::new(io);
         // On the heap, so that a connection does not carry for all its life the room that its admission took.
         let admission = Box::pin(self.admit(&mut wire, caller));
         let session = tokio::select! {

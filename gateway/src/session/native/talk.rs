@@ -11,7 +11,11 @@ use std::{
 
 use daemoneye_bridge::{
     bus::Filter,
-    native::codec::{Code, client, server},
+    native::codec::{
+        Code,
+        client::{self, ClientFrame},
+        server,
+    },
     topic::{Pattern, Topic},
 };
 use tokio::{
@@ -67,6 +71,10 @@ pub(super) struct Session {
     pub(super) who: Who,
     /// Acks that are due; kept for its memory.
     pub(super) settled: Vec<(u32, Code)>,
+    /// Read, and behind what has no room on the bus yet.
+    pub(super) held: Option<ClientFrame>,
+    /// Whether frames were read that are behind it.
+    pub(super) interrupted: bool,
 }
 
 /// What a client hears, and does not.
@@ -129,6 +137,9 @@ impl Session {
         let config = Arc::clone(&self.config);
         let mut clocks = Clocks::new(&config, Instant::now());
         loop {
+            if self.interrupted && self.uplink.stuck().is_none() {
+                self.turn(wire).await?;
+            }
             let now = Instant::now();
             if let Some((_, farewell)) = clocks.leaving
                 && self.uplink.is_settled()
@@ -179,15 +190,26 @@ impl Session {
         }
     }
 
-    /// Serves what has been read, and what is already there behind it.
+    /// Serves what has been read, and what is already there behind it, until the bus has no room for something: the session goes on
+    /// hearing orders, and its client.
     async fn turn<I>(&mut self, wire: &mut Wire<I>) -> Result<(), Fault>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let most = self.hall.config.max_payload.saturating_add(NAMES);
         let mut served = 0;
-        loop {
+        self.interrupted = false;
+        if let Some(held) = self.held.take()
+            && let Some((id, code)) = self.serve(held).await?
+        {
+            wire.append(|into| server::ack(into, id, code));
+        }
+        'turn: loop {
             loop {
+                if self.uplink.stuck().is_some() {
+                    self.interrupted = true;
+                    break 'turn;
+                }
                 let before = wire.read.len();
                 let frame = client::decode(&mut wire.read, most)
                     .map_err(|error| Fault::broken("frame", error.to_string()))?;

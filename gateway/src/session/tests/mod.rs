@@ -1,5 +1,6 @@
 //! Sessions as their peers see them: real registry, policy and state, a bus that the test answers for.
 
+mod busrt;
 mod calls;
 mod endings;
 mod flow;
