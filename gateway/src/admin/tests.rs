@@ -399,6 +399,13 @@ async fn the_probe_listener_serves_probes_to_any_host_and_nothing_else() {
     for path in ["/metrics", "/api/v1/health", "/"] {
         assert!(probes.get(path).await.starts_with("HTTP/1.1 404 "), "{path}");
     }
+    let mut silent = Vec::new();
+    for _ in 0..Config::default().max_connections.get() {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let answer = time::timeout(Duration::from_secs(1), probes.ask(ready)).await;
+    assert!(answer.expect("a probe waits for no stranger").starts_with("HTTP/1.1 200 "));
+    drop(silent);
 }
 
 #[tokio::test]
