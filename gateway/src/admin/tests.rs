@@ -44,6 +44,7 @@ struct Parts {
     material: watch::Sender<Arc<Material>>,
     policy: watch::Sender<Arc<PolicyView>>,
     state: watch::Sender<Arc<StateView>>,
+    audit: watch::Sender<Arc<Option<Trouble>>>,
     transports: watch::Sender<Arc<Transports>>,
 }
 
@@ -59,6 +60,7 @@ impl Parts {
             material: watch::Sender::new(Arc::new(Material { loaded, ..Material::default() })),
             policy: watch::Sender::new(Arc::new(PolicyView { loaded, ..PolicyView::default() })),
             state: watch::Sender::default(),
+            audit: watch::Sender::default(),
             transports: watch::Sender::default(),
         }
     }
@@ -74,6 +76,7 @@ impl Parts {
             material: self.material.subscribe(),
             policy: self.policy.subscribe(),
             state: self.state.subscribe(),
+            audit: self.audit.subscribe(),
             transports: self.transports.subscribe(),
         }
     }

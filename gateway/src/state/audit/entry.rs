@@ -16,6 +16,8 @@ use crate::{snapshot::Timestamp, state::audit::Flaw};
 pub enum Action {
     /// An entry that a crash had cut short was removed.
     AuditRecovered,
+    /// Entries can be written again, and so many could not be.
+    AuditResumed,
     /// A command is no longer held for its collector: received, cancelled, or over.
     CommandEnded,
     /// A command is held for a collector.
@@ -40,6 +42,7 @@ impl Action {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AuditRecovered => "audit_recovered",
+            Self::AuditResumed => "audit_resumed",
             Self::CommandEnded => "command_ended",
             Self::CommandHeld => "command_held",
             Self::DenyAdded => "deny_added",
