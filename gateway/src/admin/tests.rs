@@ -260,6 +260,15 @@ async fn a_token_lets_its_role_change_something_over_the_network_and_no_more() {
     assert!(forced.starts_with("HTTP/1.1 403 ") && forced.contains("role admin"), "{forced}");
     // Nobody reloads here: it was let through.
     assert!(post(&root, "reload", r#"{"force":true}"#).await.starts_with("HTTP/1.1 503 "));
+    let command = r#"{"site":"site-a","name":"procmond-1","payload":"eA==","hold_for":"1h"}"#;
+    let refused = post(&ops, "commands", command).await;
+    assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("role admin"), "{refused}");
+    let held = post(&root, "commands", command).await;
+    assert!(held.starts_with("HTTP/1.1 201 "), "{held}");
+    let number: String =
+        held.split("\"number\":").nth(1).unwrap().chars().take_while(char::is_ascii_digit).collect();
+    let cancelled = post(&ops, "commands/cancel", &format!("{{\"number\":{number}}}")).await;
+    assert!(cancelled.starts_with("HTTP/1.1 200 "), "what is taken back does nothing: {cancelled}");
     let led = post(&format!("{root}Origin: http://evil.example\r\n"), "reload", "{}").await;
     assert!(led.starts_with("HTTP/1.1 403 "), "{led}");
     // Reading is open to this host, but not to who shows a wrong token.

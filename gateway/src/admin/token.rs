@@ -27,9 +27,9 @@ use uuid::Uuid;
 pub enum Role {
     /// Read.
     Viewer,
-    /// Reload, try a policy, deny somebody.
+    /// Reload, try a policy, deny somebody, take a held command back.
     Operator,
-    /// Force what would be held back.
+    /// Force what would be held back, and send commands to collectors.
     Admin,
 }
 
