@@ -20,6 +20,8 @@ pub enum Action {
     AuditResumed,
     /// A command is no longer held for its collector: received, cancelled, or over.
     CommandEnded,
+    /// What was recorded before it of a command could not be done.
+    CommandFailed,
     /// A command is held for a collector.
     CommandHeld,
     /// Somebody was put on the deny-list.
@@ -44,6 +46,7 @@ impl Action {
             Self::AuditRecovered => "audit_recovered",
             Self::AuditResumed => "audit_resumed",
             Self::CommandEnded => "command_ended",
+            Self::CommandFailed => "command_failed",
             Self::CommandHeld => "command_held",
             Self::DenyAdded => "deny_added",
             Self::DenyFailed => "deny_failed",
