@@ -25,7 +25,9 @@ use crate::{
         Commands, Config,
         api::{self, Sources},
         caller::Caller,
-        guard, probes,
+        guard,
+        pages::Pages,
+        probes,
         problem::Problem,
         socket::Socket,
         token::{TokenError, Tokens},
@@ -82,7 +84,7 @@ impl Admin {
     /// Answers until the leash says to drain; connections are tasks of the leash.
     pub async fn run(self, leash: Leash, snapshots: Snapshots, exporter: Exporter, commands: Commands) {
         let hosts = Arc::new(self.config.allowed_hosts.clone());
-        let sources = Sources { snapshots: snapshots.clone(), exporter, commands };
+        let sources = Sources { snapshots: snapshots.clone(), exporter, commands, pages: Pages::default() };
         let full = api::routes()
             .merge(Router::new().merge(probes::routes()).merge(ui::routes()).with_state(snapshots.clone()))
             .with_state(sources);
