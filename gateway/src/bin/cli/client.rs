@@ -19,6 +19,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
+use daemoneye_bridge::settings;
 use daemoneye_gateway::config::Config;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -272,6 +273,9 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Vec<u8>, Sil
 fn token(path: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("could not read the token in {}", path.display()))?;
+    if let Some(mode) = settings::exposed(path).unwrap_or_default() {
+        bail!("the token in {0} can be read by others (mode {mode:04o}): chmod 600 {0}", path.display());
+    }
     let token = text.trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         bail!("{} holds no token; it must hold one line, as `token new` printed it", path.display());
@@ -368,10 +372,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         fs::write(&file, "daemoneye_1\n").unwrap();
+        let mode = |mode| {
+            fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
         let with = |address: Option<&str>, config: Option<PathBuf>| {
             let address = address.map(|address| address.parse().unwrap());
             Gateway { token_file: Some(file.clone()), config, ..gateway(address, None) }
         };
+        mode(0o644);
+        let open = with(Some("127.0.0.1:9090"), None).token().unwrap_err().to_string();
+        assert!(open.contains("(mode 0644): chmod 600"), "{open}");
+        mode(0o600);
         for loopback in ["127.0.0.1:9090", "[::1]:9090", "[::ffff:127.0.0.2]:9090"] {
             assert_eq!(with(Some(loopback), None).token().unwrap().unwrap(), "daemoneye_1", "{loopback}");
         }
