@@ -52,7 +52,7 @@ where
             () = leash.draining() => return,
             accepted = next() => accepted,
         };
-        let (stream, mark) = match accepted {
+        let visitor = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Most often EMFILE: the queue stays readable, so retrying at once would spin.
@@ -67,7 +67,7 @@ where
             () = leash.draining() => return,
             place = places.take() => place,
         };
-        leash.spawn(place.converse(stream, mark, routes.clone(), bounds.patience, leash.clone()));
+        leash.spawn(place.converse(visitor, routes.clone(), bounds.patience, leash.clone()));
     }
 }
 
@@ -161,7 +161,7 @@ impl Place {
     }
 
     /// Answers one client until it leaves, is idle too long, makes way, or has had its time.
-    async fn converse<S, M>(self, stream: S, mark: M, routes: Router, patience: Duration, leash: Leash)
+    async fn converse<S, M>(self, (stream, mark): (S, M), routes: Router, patience: Duration, leash: Leash)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         M: Clone + Send + Sync + 'static,
