@@ -43,4 +43,7 @@ pub mod log;
 pub mod probe;
 
 #[cfg(feature = "leaf")]
+pub mod reception;
+
+#[cfg(feature = "leaf")]
 pub mod leaf;

@@ -197,6 +197,7 @@ impl TryFrom<File> for Config {
             return Err(ConfigError::OtherSystem);
         }
         let bus = match (file.bus.broker, file.bus.foreign) {
+            (Broker::Embedded, None) if !file.in_process.enabled => return Err(ConfigError::NoBroker),
             (Broker::Embedded, None) => Bus::Embedded {
                 broker: file.in_process,
                 door,
@@ -250,6 +251,12 @@ pub enum ConfigError {
         "bus.foreign is set, but bus.broker = \"embedded\"; remove the section, or set bus.broker = \"foreign\""
     )]
     IdleForeign,
+    /// Our own broker is used, but switched off.
+    #[error(
+        "in_process.enabled = false leaves bus.broker = \"embedded\" without a broker; remove it, or use somebody else's \
+         with bus.broker = \"foreign\""
+    )]
+    NoBroker,
     /// A foreign broker is used but not described.
     #[cfg(unix)]
     #[error("bus.broker = \"foreign\" needs bus.foreign.socket_path")]
@@ -289,7 +296,45 @@ pub enum ConfigError {
 
 #[cfg(test)]
 mod tests {
+    use serde::{
+        Deserializer,
+        de::{DeserializeOwned, Visitor, value::MapDeserializer},
+    };
+
     use super::*;
+
+    /// Names of the fields that `T` reads.
+    fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
+        struct Asked<'a>(&'a mut &'static [&'static str]);
+
+        impl<'de> Deserializer<'de> for Asked<'_> {
+            type Error = serde::de::value::Error;
+
+            fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+                visitor.visit_map(MapDeserializer::<_, Self::Error>::new(std::iter::empty::<(&str, &str)>()))
+            }
+
+            fn deserialize_struct<V: Visitor<'de>>(
+                self,
+                _name: &'static str,
+                fields: &'static [&'static str],
+                visitor: V,
+            ) -> Result<V::Value, Self::Error> {
+                *self.0 = fields;
+                self.deserialize_any(visitor)
+            }
+
+            serde::forward_to_deserialize_any! {
+                bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+                newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+            }
+        }
+
+        let mut keys: &[&str] = &[];
+        // What is missing in what it is given does not matter.
+        drop(T::deserialize(Asked(&mut keys)));
+        keys
+    }
 
     fn told(text: &str) -> String {
         settings::parse::<Config>(text, "bridge.toml").unwrap_err().to_string()
@@ -300,6 +345,35 @@ mod tests {
         let text = include_str!("../../../deploy/bridge.toml");
         let documented: Config = settings::parse(text, "deploy/bridge.toml").unwrap();
         assert_eq!(format!("{documented:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    #[test]
+    fn the_documented_files_name_every_key() {
+        let unix = include_str!("../../../deploy/bridge.toml");
+        let windows = include_str!("../../../deploy/bridge.windows.toml");
+        let both = [
+            keys_of::<embedded::Config>(),
+            keys_of::<ForwardFile>(),
+            keys_of::<spool::Config>(),
+            keys_of::<uplink::Config>(),
+            keys_of::<downlink::Config>(),
+            keys_of::<HealthFile>(),
+            keys_of::<DrainFile>(),
+            keys_of::<log::Config>(),
+        ];
+        let of_this_system = [keys_of::<BusFile>(), keys_of::<door::Config>()];
+        let of_this_system = of_this_system.map(|keys| (if cfg!(unix) { unix } else { windows }, keys));
+        let everywhere = both.into_iter().flat_map(|keys| [(unix, keys), (windows, keys)]);
+        for (text, keys) in everywhere.chain(of_this_system) {
+            assert!(!keys.is_empty());
+            for key in keys {
+                let names = |line: &str| {
+                    let line = line.trim_start_matches("# ");
+                    line.starts_with(&format!("{key} =")) || line.contains(&format!(".{key}]"))
+                };
+                assert!(text.lines().any(names), "no {key} in\n{text}");
+            }
+        }
     }
 
     #[test]
@@ -328,6 +402,7 @@ mod tests {
         );
         let foreign = "bus = { broker = \"foreign\", foreign = { socket_path = \"/run/b.sock\" } }";
         assert!(told(&format!("downlink.enabled = true\n{foreign}")).contains("needs our own broker"));
+        assert!(told("[in_process]\nenabled = false").contains("without a broker"));
         assert!(told("[named_pipe]\nmax_connections = 3").contains("through [unix_socket]"));
         assert!(told("[forward]\npatterns = []").contains("name at least one"));
         assert!(told("[health]\nbind_address = \"0.0.0.0:9091\"").contains("use 127.0.0.1"));

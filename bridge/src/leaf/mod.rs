@@ -10,7 +10,7 @@
 //! This file wires the parts and ends them in order: first nobody new comes in, then what was heard is stored, then what is
 //! stored is sent as far as time allows, and what is left waits in the spool for the next start.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, time::Instant};
@@ -23,6 +23,7 @@ use crate::{
         intake::{Counts, Naming},
     },
     lifecycle::{Leash, Lifecycle, Phase},
+    reception::{self, Bounds},
     spool::{Spool, SpoolError},
     topic::Pattern,
     trust::LoadError,
@@ -281,11 +282,13 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BuildE
 }
 
 async fn serve(listener: TcpListener, views: Views, leash: Leash) {
-    let served = axum::serve(listener, health::routes(views));
-    if let Err(error) = served.with_graceful_shutdown(async move { leash.draining().await }).await {
-        tracing::error!(%error, "health page ended");
-    }
+    let listener = &listener;
+    reception::run(PAGE, health::routes(views), leash, || async move { listener.accept().await }).await;
 }
+
+/// How much the health page takes on: probes, a scraper, and somebody who looks.
+const PAGE: Bounds =
+    Bounds { connections: NonZeroUsize::new(32).expect("32 is not zero"), patience: Duration::from_secs(5) };
 
 /// What kept a leaf from being made.
 #[derive(Debug, thiserror::Error)]

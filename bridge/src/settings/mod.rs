@@ -26,6 +26,8 @@ mod secret;
 mod value;
 
 pub use secret::exposed;
+#[cfg(unix)]
+pub use secret::stranger;
 pub use value::{ByteSize, FileMode, positive, positive_size};
 
 /// Reads `file`, if there is one, lays the environment variables that begin with `prefix` over it, and makes a `T`.

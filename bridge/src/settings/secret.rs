@@ -2,6 +2,22 @@
 
 use std::{io, path::Path};
 
+/// The owner of `path`, if that is neither root nor the user of this process: he could write into it whatever its permissions.
+/// `None` if all is well, and where files have no such owners. Blocking.
+///
+/// # Errors
+///
+/// The file cannot be looked at.
+#[cfg(unix)]
+pub fn stranger(path: &Path) -> io::Result<Option<u32>> {
+    use std::{fs, os::unix::fs::MetadataExt};
+
+    let owner = fs::metadata(path)?.uid();
+    // As below.
+    let me = fs::metadata("/proc/self").map_or(owner, |own| own.uid());
+    Ok((![0, me].contains(&owner)).then_some(owner))
+}
+
 /// The permissions of `path`, if others than its owner can read or write it; `None` if all is well, and where a file has no
 /// such permissions. Blocking.
 ///
@@ -44,7 +60,22 @@ const fn is_exposed(mode: u32, owner: u32, me: u32) -> bool {
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
+    use std::{fs, os::unix::fs::MetadataExt};
+
     use super::*;
+
+    #[test]
+    fn a_file_of_ours_is_no_strangers_and_one_of_another_user_is() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(stranger(file.path()).unwrap(), None);
+        if fs::metadata(file.path()).unwrap().uid() == 0 {
+            std::os::unix::fs::chown(file.path(), Some(4711), None).unwrap();
+            assert_eq!(stranger(file.path()).unwrap(), Some(4711));
+        } else {
+            // Root's is as good as ours.
+            assert_eq!(stranger(Path::new("/")).unwrap(), None);
+        }
+    }
 
     #[test]
     fn a_secret_that_others_can_read_is_exposed() {

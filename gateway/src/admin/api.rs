@@ -15,7 +15,14 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    admin::{Commands, certificates::Certificates, command, commands, health, policy, problem::Problem},
+    admin::{
+        Commands,
+        certificates::Certificates,
+        command, commands, health,
+        pages::{Page, Pages},
+        policy,
+        problem::Problem,
+    },
     snapshot::{Health, Part, Snapshots, Timestamp},
     telemetry::metrics::{self, Exporter},
 };
@@ -26,6 +33,7 @@ pub(super) struct Sources {
     pub(super) snapshots: Snapshots,
     pub(super) exporter: Exporter,
     pub(super) commands: Commands,
+    pub(super) pages: Pages,
 }
 
 impl FromRef<Sources> for Snapshots {
@@ -41,11 +49,23 @@ pub(super) fn routes() -> Router<Sources> {
         .merge(policy::routes())
         .route("/metrics", get(scrape))
         .route("/api/v1/health", get(show_health))
-        .route("/api/v1/collectors", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.collectors, &h)))
-        .route("/api/v1/refusals", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.refusals, &h)))
-        .route("/api/v1/bus", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.bus, &h)))
+        .route(
+            "/api/v1/collectors",
+            get(async |s: State<Sources>, h: HeaderMap| s.show("collectors", &s.snapshots.collectors, &h)),
+        )
+        .route(
+            "/api/v1/refusals",
+            get(async |s: State<Sources>, h: HeaderMap| s.show("refusals", &s.snapshots.refusals, &h)),
+        )
+        .route(
+            "/api/v1/bus",
+            get(async |s: State<Sources>, h: HeaderMap| s.show("bus", &s.snapshots.bus, &h)),
+        )
         .route("/api/v1/upstream", get(show_upstream))
-        .route("/api/v1/clients", get(async |s: State<Snapshots>, h: HeaderMap| show(&s.clients, &h)))
+        .route(
+            "/api/v1/clients",
+            get(async |s: State<Sources>, h: HeaderMap| s.show("clients", &s.snapshots.clients, &h)),
+        )
         .route("/api/v1/certificates", get(show_certificates))
         .route("/api/v1/transports", get(show_transports))
 }
@@ -61,12 +81,12 @@ async fn show_health(State(snapshots): State<Snapshots>, headers: HeaderMap) -> 
     json(&health, Some(stable(&health)), &headers)
 }
 
-async fn show_upstream(State(snapshots): State<Snapshots>, headers: HeaderMap) -> Response {
-    let Some(part) = &snapshots.upstream else {
+async fn show_upstream(State(sources): State<Sources>, headers: HeaderMap) -> Response {
+    let Some(part) = &sources.snapshots.upstream else {
         let detail = "this gateway relays to none; [upstream] in its configuration names one";
         return Problem::new(StatusCode::NOT_FOUND, detail).into_response();
     };
-    show(part, &headers)
+    sources.show("upstream", part, &headers)
 }
 
 async fn show_certificates(State(snapshots): State<Snapshots>, headers: HeaderMap) -> Response {
@@ -75,18 +95,26 @@ async fn show_certificates(State(snapshots): State<Snapshots>, headers: HeaderMa
     json(&Certificates::of(&material, &collectors, Timestamp::now()), None, &headers)
 }
 
-async fn show_transports(State(snapshots): State<Snapshots>, headers: HeaderMap) -> Response {
-    let transports = Arc::clone(&snapshots.transports.borrow());
+async fn show_transports(State(sources): State<Sources>, headers: HeaderMap) -> Response {
+    let transports = Arc::clone(&sources.snapshots.transports.borrow());
     // When the figures were taken is no news; that they are others is.
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_vec(&transports.transports).unwrap_or_default().hash(&mut hasher);
-    json(&*transports, Some(hasher.finish()), &headers)
+    let page = sources.pages.page("transports", transports, |transports| {
+        let mut hasher = DefaultHasher::new();
+        serde_json::to_vec(&transports.transports).unwrap_or_default().hash(&mut hasher);
+        Some(hasher.finish())
+    });
+    answer(page, &headers)
 }
 
-/// One part, as it stands.
-fn show<T: Serialize>(part: &Part<T>, headers: &HeaderMap) -> Response {
-    let value = Arc::clone(&part.borrow());
-    json(&*value, None, headers)
+impl Sources {
+    /// One part, as it stands.
+    fn show<T>(&self, name: &'static str, part: &Part<T>, headers: &HeaderMap) -> Response
+    where
+        T: Serialize + Send + Sync + 'static,
+    {
+        let value = Arc::clone(&part.borrow());
+        answer(self.pages.page(name, value, |_| None), headers)
+    }
 }
 
 /// What of a health must have changed for it to be news.
@@ -101,16 +129,15 @@ fn stable(health: &Health) -> u64 {
 
 /// The value as JSON with a weak entity tag, or 304 if the asker has it; the tag is of `stable` or of the text.
 pub(super) fn json(value: &impl Serialize, stable: Option<u64>, headers: &HeaderMap) -> Response {
-    let Ok(body) = serde_json::to_vec(value) else {
+    answer(Page::of(value, stable), headers)
+}
+
+fn answer(page: Result<Page, serde_json::Error>, headers: &HeaderMap) -> Response {
+    let Ok(Page { tag, body }) = page else {
         return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written")
             .into_response();
     };
-    let hash = stable.unwrap_or_else(|| {
-        let mut hasher = DefaultHasher::new();
-        body.hash(&mut hasher);
-        hasher.finish()
-    });
-    let tag = format!("W/\"{hash:016x}\"");
+    let tag = format!("W/\"{tag:016x}\"");
     let asked = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let known =
         asked.flat_map(|list| list.split(',')).any(|each| matches!(each.trim(), "*") || each.trim() == tag);

@@ -19,6 +19,7 @@ use crate::{
         caller::Caller,
         command::unreadable,
         problem::Problem,
+        token::Role,
     },
     held::{Counts, Entry, HoldError, Order},
     identity::PeerId,
@@ -61,6 +62,11 @@ async fn send(
     Extension(caller): Extension<Caller>,
     body: Result<Json<Command>, JsonRejection>,
 ) -> Result<Response, Problem> {
+    // What a collector does at a command is more than what a gateway lets through.
+    if caller.role() < Role::Admin {
+        let detail = "to send a command to a collector takes the role admin";
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    }
     let Command { site, name, payload, hold_for } = body.map_err(|rejection| unreadable(&rejection))?.0;
     let wrong = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
     let collector = PeerId::new(&site, &name).map_err(|error| wrong(error.to_string()))?;

@@ -63,6 +63,7 @@ pub(super) fn health(snapshots: &Snapshots) -> Health {
         sessions(snapshots, phase).component("session", now),
         bus(&snapshots.bus.borrow()).component("bus", now),
         state(snapshots).component("state", now),
+        audit(snapshots).component("audit", now),
     ];
     if let Some(part) = &snapshots.upstream {
         components.push(upstream(&part.borrow()).component("upstream", now));
@@ -242,5 +243,12 @@ fn state(snapshots: &Snapshots) -> Finding {
     snapshots.state.borrow().trouble.as_ref().map_or_else(
         || Finding::healthy("high-water marks are written".to_owned()),
         |trouble| Finding::trouble(Word::Degraded, "high-water marks cannot be written", trouble),
+    )
+}
+
+fn audit(snapshots: &Snapshots) -> Finding {
+    snapshots.audit.borrow().as_ref().as_ref().map_or_else(
+        || Finding::healthy("changes are recorded".to_owned()),
+        |trouble| Finding::trouble(Word::Degraded, "changes cannot be recorded", trouble),
     )
 }

@@ -27,6 +27,8 @@ mod guard;
 
 mod health;
 
+mod pages;
+
 mod policy;
 
 mod probes;

@@ -1,6 +1,6 @@
-//! The listener and its connections: bounded in number and in time, each a task on the leash.
+//! The listener, what every request passes, and what no route may go without.
 
-use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc};
 
 use axum::{
     BoxError, Router,
@@ -10,18 +10,12 @@ use axum::{
     middleware,
     response::{IntoResponse, Response},
 };
-use daemoneye_bridge::{bus::door::DoorError, lifecycle::Leash};
-use hyper::{Request, body::Incoming, server::conn::http1};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use daemoneye_bridge::{
+    bus::door::DoorError,
+    lifecycle::Leash,
+    reception::{self, Bounds},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time,
-};
+use tokio::net::TcpListener;
 use tower::{
     ServiceBuilder, limit::GlobalConcurrencyLimitLayer, load_shed::LoadShedLayer, timeout::TimeoutLayer,
 };
@@ -31,7 +25,9 @@ use crate::{
         Commands, Config,
         api::{self, Sources},
         caller::Caller,
-        guard, probes,
+        guard,
+        pages::Pages,
+        probes,
         problem::Problem,
         socket::Socket,
         token::{TokenError, Tokens},
@@ -88,7 +84,7 @@ impl Admin {
     /// Answers until the leash says to drain; connections are tasks of the leash.
     pub async fn run(self, leash: Leash, snapshots: Snapshots, exporter: Exporter, commands: Commands) {
         let hosts = Arc::new(self.config.allowed_hosts.clone());
-        let sources = Sources { snapshots: snapshots.clone(), exporter, commands };
+        let sources = Sources { snapshots: snapshots.clone(), exporter, commands, pages: Pages::default() };
         let full = api::routes()
             .merge(Router::new().merge(probes::routes()).merge(ui::routes()).with_state(snapshots.clone()))
             .with_state(sources);
@@ -103,17 +99,19 @@ impl Admin {
         });
         let bare = bounded(probes::routes().with_state(snapshots), &self.config)
             .layer(middleware::from_fn(guard::harden));
+        let Config { max_connections: connections, request_timeout: patience, .. } = self.config;
+        let bounds = Bounds { connections, patience };
         let local = async {
             if let Some(socket) = self.socket {
-                socket.run(&local_full, &leash, &self.config).await;
+                socket.run(local_full, leash.clone(), bounds).await;
             }
         };
         let probes = async {
             if let Some(listener) = self.probes {
-                accept(listener, &bare, &leash, &self.config).await;
+                accept(listener, bare, leash.clone(), bounds).await;
             }
         };
-        tokio::join!(accept(self.main, &full, &leash, &self.config), local, probes);
+        tokio::join!(accept(self.main, full, leash.clone(), bounds), local, probes);
     }
 }
 
@@ -173,89 +171,12 @@ async fn overrun(error: BoxError) -> Response {
     problem.into_response()
 }
 
-/// Takes connections while there is room for one more.
-async fn accept(listener: TcpListener, routes: &Router, leash: &Leash, config: &Config) {
-    let slots = Arc::new(Semaphore::new(config.max_connections.get()));
-    loop {
-        let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-            (listener.accept().await, slot)
-        };
-        let (accepted, slot) = tokio::select! {
-            biased;
-            () = leash.draining() => return,
-            next = next => next,
-        };
-        match accepted {
-            Ok((tcp, _address)) => {
-                let visit = Visit { caller: Caller::Remote, patience: config.request_timeout, slot };
-                leash.spawn(visit.converse(tcp, routes.clone(), leash.clone()));
-            }
-            Err(error) => {
-                // Most often EMFILE: the queue stays readable, so retrying at once would spin.
-                tracing::warn!(%error, "admin accept failed");
-                time::sleep(EXHAUSTED_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// One client's connection.
-#[derive(Debug)]
-pub(super) struct Visit {
-    pub(super) caller: Caller,
-    /// For each request, and for what is left of one at the end.
-    pub(super) patience: Duration,
-    /// Its place among the connections.
-    pub(super) slot: OwnedSemaphorePermit,
-}
-
-impl Visit {
-    /// Answers one client until it leaves, is idle too long, or has had its time.
-    pub(super) async fn converse<S>(self, stream: S, routes: Router, leash: Leash)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let Self { caller, patience, slot } = self;
-        let named = ServiceBuilder::new().map_request(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(caller.clone());
-            request
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            // Also ends a connection that idles between two requests.
-            .header_read_timeout(patience)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(named.service(routes)));
-        let mut connection = pin!(connection);
-        let over = tokio::select! {
-            biased;
-            ended = connection.as_mut() => Some(ended),
-            () = leash.draining() => None,
-            () = time::sleep(LIFETIME) => None,
-        };
-        let ended = if let Some(ended) = over {
-            ended
-        } else {
-            connection.as_mut().graceful_shutdown();
-            // A client that reads no answer must not keep its slot.
-            time::timeout(patience, connection).await.unwrap_or(Ok(()))
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "admin connection failed");
-        }
-        drop(slot);
-    }
+/// Takes connections over the network.
+async fn accept(listener: TcpListener, routes: Router, leash: Leash, bounds: Bounds) {
+    let listener = &listener;
+    let next = || async move { listener.accept().await.map(|(tcp, _address)| (tcp, Caller::Remote)) };
+    reception::run(bounds, routes, leash, next).await;
 }
 
 /// Most bytes of a request's body.
 const MAX_BODY: usize = 256 * 1024;
-
-/// Most bytes of a request's head.
-const MAX_HEAD: usize = 16 * 1024;
-
-/// Longest a connection lives: a slot comes back even from who never stops asking.
-const LIFETIME: Duration = Duration::from_mins(5);
-
-/// Pause after an accept error that is not the peer's.
-pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(250);

@@ -2,25 +2,18 @@
 //!
 //! Kept true: nobody but root and the gateway's own user is answered, whatever the permissions of the socket become.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path};
 
 use axum::Router;
 use daemoneye_bridge::{
     bus::door::{DoorError, Place},
     lifecycle::Leash,
+    reception::{self, Bounds},
     settings::FileMode,
 };
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::Semaphore,
-    time,
-};
+use tokio::net::{UnixListener, UnixStream};
 
-use crate::admin::{
-    Config,
-    caller::Caller,
-    server::{EXHAUSTED_PAUSE, Visit},
-};
+use crate::admin::caller::Caller;
 
 /// The socket, which goes away when this is dropped.
 #[derive(Debug)]
@@ -37,29 +30,17 @@ impl Socket {
     }
 
     /// Answers until the leash says to drain.
-    pub(super) async fn run(self, routes: &Router, leash: &Leash, config: &Config) {
-        let slots = Arc::new(Semaphore::new(config.max_connections.get()));
+    pub(super) async fn run(self, routes: Router, leash: Leash, bounds: Bounds) {
+        let socket = &self;
+        reception::run(bounds, routes, leash, || socket.next()).await;
+    }
+
+    /// The next one that may ask here.
+    async fn next(&self) -> io::Result<(UnixStream, Caller)> {
         loop {
-            let next = async {
-                let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-                (self.listener.accept().await, slot)
-            };
-            let (accepted, slot) = tokio::select! {
-                biased;
-                () = leash.draining() => return,
-                next = next => next,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let Some(caller) = self.judge(&stream) else { continue };
-                    let visit = Visit { caller, patience: config.request_timeout, slot };
-                    leash.spawn(visit.converse(stream, routes.clone(), leash.clone()));
-                }
-                Err(error) => {
-                    // Most often EMFILE: the queue stays readable, so retrying at once would spin.
-                    tracing::warn!(%error, "admin accept failed");
-                    time::sleep(EXHAUSTED_PAUSE).await;
-                }
+            let (stream, _) = self.listener.accept().await?;
+            if let Some(caller) = self.judge(&stream) {
+                return Ok((stream, caller));
             }
         }
     }

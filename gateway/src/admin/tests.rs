@@ -44,6 +44,7 @@ struct Parts {
     material: watch::Sender<Arc<Material>>,
     policy: watch::Sender<Arc<PolicyView>>,
     state: watch::Sender<Arc<StateView>>,
+    audit: watch::Sender<Arc<Option<Trouble>>>,
     transports: watch::Sender<Arc<Transports>>,
 }
 
@@ -59,6 +60,7 @@ impl Parts {
             material: watch::Sender::new(Arc::new(Material { loaded, ..Material::default() })),
             policy: watch::Sender::new(Arc::new(PolicyView { loaded, ..PolicyView::default() })),
             state: watch::Sender::default(),
+            audit: watch::Sender::default(),
             transports: watch::Sender::default(),
         }
     }
@@ -74,6 +76,7 @@ impl Parts {
             material: self.material.subscribe(),
             policy: self.policy.subscribe(),
             state: self.state.subscribe(),
+            audit: self.audit.subscribe(),
             transports: self.transports.subscribe(),
         }
     }
@@ -257,6 +260,15 @@ async fn a_token_lets_its_role_change_something_over_the_network_and_no_more() {
     assert!(forced.starts_with("HTTP/1.1 403 ") && forced.contains("role admin"), "{forced}");
     // Nobody reloads here: it was let through.
     assert!(post(&root, "reload", r#"{"force":true}"#).await.starts_with("HTTP/1.1 503 "));
+    let command = r#"{"site":"site-a","name":"procmond-1","payload":"eA==","hold_for":"1h"}"#;
+    let refused = post(&ops, "commands", command).await;
+    assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("role admin"), "{refused}");
+    let held = post(&root, "commands", command).await;
+    assert!(held.starts_with("HTTP/1.1 201 "), "{held}");
+    let number: String =
+        held.split("\"number\":").nth(1).unwrap().chars().take_while(char::is_ascii_digit).collect();
+    let cancelled = post(&ops, "commands/cancel", &format!("{{\"number\":{number}}}")).await;
+    assert!(cancelled.starts_with("HTTP/1.1 200 "), "what is taken back does nothing: {cancelled}");
     let led = post(&format!("{root}Origin: http://evil.example\r\n"), "reload", "{}").await;
     assert!(led.starts_with("HTTP/1.1 403 "), "{led}");
     // Reading is open to this host, but not to who shows a wrong token.
@@ -399,6 +411,13 @@ async fn the_probe_listener_serves_probes_to_any_host_and_nothing_else() {
     for path in ["/metrics", "/api/v1/health", "/"] {
         assert!(probes.get(path).await.starts_with("HTTP/1.1 404 "), "{path}");
     }
+    let mut silent = Vec::new();
+    for _ in 0..Config::default().max_connections.get() {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let answer = time::timeout(Duration::from_secs(1), probes.ask(ready)).await;
+    assert!(answer.expect("a probe waits for no stranger").starts_with("HTTP/1.1 200 "));
+    drop(silent);
 }
 
 #[tokio::test]

@@ -27,9 +27,9 @@ use uuid::Uuid;
 pub enum Role {
     /// Read.
     Viewer,
-    /// Reload, try a policy, deny somebody.
+    /// Reload, try a policy, deny somebody, take a held command back.
     Operator,
-    /// Force what would be held back.
+    /// Force what would be held back, and send commands to collectors.
     Admin,
 }
 
@@ -106,7 +106,7 @@ pub(super) struct Owner {
 pub struct Tokens(Vec<(Owner, blake3::Hash)>);
 
 impl Tokens {
-    /// Reads a file, which only its owner may read. Blocking.
+    /// Reads a file, which only its owner may read, who is root or our own user. Blocking.
     ///
     /// # Errors
     ///
@@ -118,6 +118,9 @@ impl Tokens {
         }
         if let Some(mode) = settings::exposed(path).map_err(fault)? {
             return Err(TokenError::Exposed { path: path.to_owned(), mode });
+        }
+        if let Some(owner) = settings::stranger(path).map_err(fault)? {
+            return Err(TokenError::Stranger { path: path.to_owned(), owner });
         }
         let mut text = String::new();
         let file = File::open(path).map_err(fault)?;
@@ -243,6 +246,17 @@ pub enum TokenError {
         #[source]
         source: io::Error,
     },
+    /// It is another user's, who could add to it.
+    #[error(
+        "admin.token_file {} belongs to user {owner}, who could add tokens to it: give it to root or to the gateway's user with chown",
+        path.display()
+    )]
+    Stranger {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// It is longer than a file of tokens can be.
     #[error("admin.token_file {} is longer than {LONGEST_FILE} bytes: is it the right file?", path.display())]
     TooLong {
@@ -296,5 +310,10 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         Tokens::load(&path).unwrap();
         assert!(matches!(Tokens::load(folder.path()), Err(TokenError::NoFile { .. })));
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(&path, Some(4711), None).is_ok() {
+            let error = Tokens::load(&path).unwrap_err();
+            assert!(error.to_string().contains("belongs to user 4711"), "{error}");
+        }
     }
 }

@@ -134,9 +134,10 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let counts = Counts::register(&mut metrics);
     let mut tasks = Tasks::default();
 
+    let seen = reload::look(&config.policy.file);
     let judge = Judge::new(Policy::load(&config.policy.file)?, counts.policy);
     let (refusals, refused, keep) = Refusals::open(counts.ingress.tls().clone());
-    tasks.endless.extend([reload::policy(judge.clone(), config.policy.file.clone()).boxed(), keep]);
+    tasks.endless.extend([reload::policy(judge.clone(), config.policy.file.clone(), seen).boxed(), keep]);
     let (denials, denied) = watch::channel(Arc::default());
     let places = (config.tcp.limits.connections.get(), config.unix_socket.max_connections.get());
     let (tcp, identity) = (config.tcp, config.identity);
@@ -166,7 +167,8 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let native = sessions.native(native, last_call.clone());
 
     metrics.vitals(vitals(&front, &local));
-    let shown = ((&front, &sessions, &judge), (&ingress, &local, &state), (upward.as_ref(), refused, places));
+    let kept = (&state, &audit);
+    let shown = ((&front, &sessions, &judge), (&ingress, &local, kept), (upward.as_ref(), refused, places));
     let snapshots = snapshots(shown, &counts.session, &mut metrics, &mut tasks);
     Ok(Gateway {
         addresses: addresses(&ingress, &admin, &local),
@@ -223,6 +225,7 @@ fn keep_state(
     let (state, flusher) = State::open(config, metrics)?;
     tasks.back.push(flusher);
     let audit = Audit::open(&directory)?;
+    tasks.endless.push(audit.clone().watch().boxed());
     let deny = deny::Handle::open(state.clone(), audit.clone(), denials)?;
     let held = held::Handle::open(state.clone(), audit.clone(), held)?;
     tasks.endless.push(held.clone().run().boxed());
@@ -294,13 +297,13 @@ fn climb(way: &upstream::Upstream, metrics: &mut Metrics, tasks: &mut Tasks) -> 
 
 type Shown<'a> = (
     (&'a Lifecycle, &'a Sessions, &'a Judge),
-    (&'a Ingress, &'a Local, &'a State),
+    (&'a Ingress, &'a Local, (&'a State, &'a Audit)),
     (Option<&'a Upward>, Part<Refused>, (usize, usize)),
 );
 
 /// All that may be shown; so many may come in over mutual TLS, and through the door.
 fn snapshots(
-    ((front, sessions, judge), (ingress, local, state), (upward, refusals, places)): Shown<'_>,
+    ((front, sessions, judge), (ingress, local, (state, audit)), (upward, refusals, places)): Shown<'_>,
     counted: &session::Metrics,
     metrics: &mut Metrics,
     tasks: &mut Tasks,
@@ -308,11 +311,25 @@ fn snapshots(
     let (material, follow) = ingress.tls().follow();
     tasks.endless.push(follow.boxed());
     let (bus, clients, state) = views(local, state, tasks);
+    let (audit, follow) = views::mirror(audit.trouble(), Option::clone);
+    tasks.endless.push(follow.boxed());
     let upstream = upward.map(|upward| climb(upward.upstream(), metrics, tasks));
     let (phase, collectors, policy) = (front.watch(), sessions.view(), judge.view());
     let who = (counted, &collectors, &refusals);
     let transports = transports::open((local, ingress, places), who, metrics, tasks);
-    Snapshots { phase, collectors, refusals, bus, clients, material, policy, state, upstream, transports }
+    Snapshots {
+        phase,
+        collectors,
+        refusals,
+        bus,
+        clients,
+        material,
+        policy,
+        state,
+        audit,
+        upstream,
+        transports,
+    }
 }
 
 fn addresses(ingress: &Ingress, admin: &Admin, local: &Local) -> Addresses {

@@ -21,11 +21,10 @@ use crate::policy::{Applied, Force, Judge};
 /// How often the file is looked at: who loses his role is gone within a second of the change, as with a revocation list.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Reads the policy anew on SIGHUP and when its file changes; one that cannot be used, or would cut more than a fifth of the
-/// connected, leaves the old one in force. Never ends.
-pub(super) async fn policy(judge: Judge, file: PathBuf) {
+/// Reads the policy anew on SIGHUP and when its file is no longer as it was `seen`; one that cannot be used, or would cut more
+/// than a fifth of the connected, leaves the old one in force. Never ends.
+pub(super) async fn policy(judge: Judge, file: PathBuf, mut seen: Option<Mark>) {
     let mut hangup = signal(SignalKind::hangup()).ok();
-    let mut seen = look(file.clone()).await;
     loop {
         let asked = tokio::select! {
             biased;
@@ -33,7 +32,9 @@ pub(super) async fn policy(judge: Judge, file: PathBuf) {
             () = heard(&mut hangup) => true,
             () = time::sleep(LOOK) => false,
         };
-        let now = look(file.clone()).await;
+        let path = file.clone();
+        // An error means that the runtime is going away.
+        let now = task::spawn_blocking(move || look(&path)).await.ok().flatten();
         if asked || now != seen {
             seen = now;
             let (judge, file) = (judge.clone(), file.clone());
@@ -71,9 +72,10 @@ async fn heard(hangup: &mut Option<Signal>) {
 
 /// What tells one content of a path from another without reading it; the change time moves with a `chmod` too, which may be
 /// the repair.
-type Mark = (u64, u64, i64, i64);
+pub(super) type Mark = (u64, u64, i64, i64);
 
-async fn look(file: PathBuf) -> Option<Mark> {
-    let seen = task::spawn_blocking(move || fs::metadata(file)).await.ok()?.ok()?;
+/// How the file is now. What is loaded is loaded after this, so that a change meanwhile is seen as one. Blocking.
+pub(super) fn look(file: &Path) -> Option<Mark> {
+    let seen = fs::metadata(file).ok()?;
     Some((seen.ino(), seen.len(), seen.ctime(), seen.ctime_nsec()))
 }

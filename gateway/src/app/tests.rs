@@ -85,13 +85,7 @@ impl Site {
     }
 
     async fn run(&self) -> Running {
-        let gateway = Gateway::bind(self.config()).await.unwrap();
-        let addresses = gateway.addresses().clone();
-        let (stop, stopped) = oneshot::channel();
-        #[expect(clippy::disallowed_methods, reason = "the test owns it and waits for its end")]
-        let task =
-            tokio::spawn(async move { gateway.run(async { stopped.await.unwrap() }, pending()).await });
-        Running { addresses, stop, task }
+        Running::begin(Gateway::bind(self.config()).await.unwrap())
     }
 
     /// What cannot be had, in one line.
@@ -130,6 +124,25 @@ struct Running {
 }
 
 impl Running {
+    fn begin(gateway: Gateway) -> Self {
+        let addresses = gateway.addresses().clone();
+        let (stop, stopped) = oneshot::channel();
+        #[expect(clippy::disallowed_methods, reason = "the test owns it and waits for its end")]
+        let task =
+            tokio::spawn(async move { gateway.run(async { stopped.await.unwrap() }, pending()).await });
+        Self { addresses, stop, task }
+    }
+
+    /// Waits until what is at `path` says `told`.
+    async fn eventually(&self, path: &str, told: &str) {
+        let shown = async {
+            while !self.get(path).await.contains(told) {
+                time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        time::timeout(PATIENCE, shown).await.unwrap_or_else(|_| panic!("{path} does not say {told}"));
+    }
+
     async fn get(&self, path: &str) -> String {
         let mut tcp = TcpStream::connect(self.addresses.admin).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -267,12 +280,7 @@ async fn a_client_without_a_certificate_is_refused_and_shown() {
     tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     // The connection ends, with an alert or without.
     drop(time::timeout(PATIENCE, tcp.read_to_end(&mut Vec::new())).await.unwrap());
-    let shown = async {
-        while !gateway.get("/api/v1/refusals").await.contains("\"total\":1") {
-            time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    time::timeout(PATIENCE, shown).await.unwrap();
+    gateway.eventually("/api/v1/refusals", "\"total\":1").await;
     assert!(gateway.stop().await.0.is_clean());
 }
 
@@ -299,5 +307,31 @@ async fn a_peer_without_a_role_is_shown_with_what_it_proved() {
     for told in ["\"no_role\"", "site-a/procmond-1", "\"possession_proven\":true", "\"spki_sha256\":\""] {
         assert!(shown.contains(told), "{shown}");
     }
+    assert!(gateway.stop().await.0.is_clean());
+}
+
+#[tokio::test]
+async fn a_policy_that_changes_while_the_gateway_starts_is_put_in_force() {
+    let site = Site::new();
+    let gateway = Gateway::bind(site.config()).await.unwrap();
+    let policy = "[[role]]\nname = \"later\"\nmatch = { identity = \"*\" }\npublish = [\"events.#\"]\n";
+    fs::write(site.path("policy.toml"), policy).unwrap();
+    let gateway = Running::begin(gateway);
+    gateway.eventually("/api/v1/policy", "\"later\"").await;
+    assert!(gateway.stop().await.0.is_clean());
+}
+
+#[tokio::test]
+async fn an_audit_that_is_gone_is_told_in_health_until_it_is_back() {
+    let site = Site::new();
+    let gateway = site.run().await;
+    let (audit, aside) = (site.path("state/audit.jsonl"), site.path("aside"));
+    fs::rename(&audit, &aside).unwrap();
+    let told = format!("changes cannot be recorded: audit {} was deleted or replaced", audit.display());
+    gateway.eventually("/api/v1/health", &told).await;
+    assert!(gateway.get("/api/v1/health").await.contains("\"status\":\"degraded\""));
+    assert!(gateway.get("/readyz").await.starts_with("HTTP/1.1 200 "), "collectors need no audit");
+    fs::rename(&aside, &audit).unwrap();
+    gateway.eventually("/api/v1/health", "changes are recorded").await;
     assert!(gateway.stop().await.0.is_clean());
 }

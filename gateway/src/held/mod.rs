@@ -3,7 +3,8 @@
 //! An operator's message to one collector, kept for as long as he says and delivered when the collector is attached. Separate
 //! from the bus, which keeps nothing for who is not there. Kept true: a command is in the audit and on the disk before the
 //! operator is told that it is held; it is forgotten only when its collector has it, its time is over, or an operator
-//! cancels it; it comes again, under the same number, until one of these is so.
+//! cancels it; it comes again, under the same number, until one of these is so. What the audit says of a command is said
+//! once: if the disk does not take it, a change that was refused is told as failed, and an end is owed to the disk.
 
 mod entry;
 mod error;
@@ -27,7 +28,7 @@ pub use self::{
 use crate::{
     identity::PeerId,
     state::{
-        State,
+        State, StoreError,
         audit::{Action, Audit},
     },
 };
@@ -45,8 +46,9 @@ struct Inner {
     audit: Audit,
     current: watch::Sender<Arc<Table>>,
     metrics: Metrics,
-    /// Held for a whole change, so that audit, disk and table tell the same order.
-    changing: Mutex<()>,
+    /// Held for a whole change, so that audit, disk and table tell the same order. Inside are commands that the disk may have
+    /// and should not; they come again only if the process ends before it lets go of them.
+    changing: Mutex<BTreeSet<u64>>,
 }
 
 /// What an operator wants a collector to have.
@@ -109,6 +111,13 @@ impl Handle {
         let mut clock = time::interval(Self::LOOK);
         loop {
             clock.tick().await;
+            let inner = Arc::clone(&self.0);
+            // An error of the join means that the runtime is going away, and this task with it.
+            task::spawn_blocking(move || inner.settle()).await.unwrap_or_default();
+            if self.0.audit.trouble().borrow().is_some() {
+                // Nothing ends unrecorded; the audit says in its own time that it can be written.
+                continue;
+            }
             let now = SystemTime::now();
             let over: Vec<u64> =
                 self.list().values().filter(|entry| entry.is_over(now)).map(|e| e.number()).collect();
@@ -178,7 +187,7 @@ impl Handle {
         self.end(number, actor, End::Cancelled).await
     }
 
-    /// `collector` has a command; one that is another's stays.
+    /// `collector` has a command; one that is another's stays. If the disk does not let go of it, it comes again after a restart.
     ///
     /// # Errors
     ///
@@ -198,7 +207,7 @@ impl Handle {
 
 impl Inner {
     fn hold(&self, order: Order, actor: String) -> Result<Arc<Entry>, HoldError> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owed = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table = Table::clone(&self.current.borrow());
         let bytes: usize = table.values().map(|entry| entry.payload().len()).sum();
         if table.len() >= Handle::MOST || bytes.saturating_add(order.payload.len()) > Handle::MOST_BYTES {
@@ -210,31 +219,75 @@ impl Inner {
         }
         // By the clock, so that no number comes twice, whatever was forgotten before a restart.
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        let after = table.keys().next_back().map_or(1, |last| last.saturating_add(1));
+        let after = table.keys().chain(&*owed).max().map_or(1, |last| last.saturating_add(1));
         let number = u64::try_from(clock).unwrap_or(u64::MAX).max(after);
         let entry = Arc::new(Entry::new(number, order, actor));
         self.audit.append(entry.actor(), Action::CommandHeld, &*entry)?;
         let row = (entry.about(), entry.payload().clone());
-        self.state.set_command(number, Some((&row.0, &row.1))).map_err(HoldError::State)?;
+        if let Err(error) = self.state.set_command(number, Some((&row.0, &row.1))) {
+            // What a disk has of a write that it reports as failed is not known.
+            owed.insert(number);
+            return Err(self.failed(number, entry.actor(), error));
+        }
         table.insert(number, Arc::clone(&entry));
         self.metrics.holds(table.len());
         self.current.send_replace(Arc::new(table));
+        drop(owed);
         tracing::info!(number, collector = %entry.collector(), actor = entry.actor(), "command held");
         Ok(entry)
     }
 
     fn end(&self, number: u64, actor: &str, end: End) -> Result<Arc<Entry>, HoldError> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owed = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table = Table::clone(&self.current.borrow());
         let entry = table.remove(&number).ok_or(HoldError::Absent(number))?;
         self.audit.append(actor, Action::CommandEnded, &Ended { outcome: end, command: &entry })?;
-        self.state.set_command(number, None).map_err(HoldError::State)?;
+        match self.state.set_command(number, None) {
+            Ok(()) => {}
+            // An operator can try again.
+            Err(error) if end == End::Cancelled => return Err(self.failed(number, actor, error)),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    number,
+                    "ended command still on the disk"
+                );
+                owed.insert(number);
+            }
+        }
         self.metrics.ended(end);
         self.metrics.holds(table.len());
         self.current.send_replace(Arc::new(table));
+        drop(owed);
         tracing::info!(number, collector = %entry.collector(), actor, outcome = ?end, "command no longer held");
         Ok(entry)
     }
+
+    /// Takes from the disk what has ended, as far as it lets go.
+    fn settle(&self) {
+        let mut owed = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        // The first that fails tells of all: the state file is one.
+        while let Some(number) = owed.first().copied()
+            && self.state.set_command(number, None).is_ok()
+        {
+            owed.remove(&number);
+        }
+        drop(owed);
+    }
+
+    /// Tells the audit that what it recorded of a command was not done.
+    fn failed(&self, number: u64, actor: &str, error: StoreError) -> HoldError {
+        if let Err(untold) = self.audit.append(actor, Action::CommandFailed, &Failed { number }) {
+            tracing::error!(error = &untold as &dyn std::error::Error, "audit not told of a failed change");
+        }
+        HoldError::State(error)
+    }
+}
+
+/// What is recorded of a change that could not be made.
+#[derive(Serialize)]
+struct Failed {
+    number: u64,
 }
 
 /// What is recorded of the end of a command.

@@ -74,3 +74,40 @@ async fn commands_are_bounded_per_collector_and_in_size_and_time() {
     let large = Order { payload: vec![0; Handle::MOST_PAYLOAD + 1].into(), ..order("b", 60) };
     assert!(matches!(held.hold(large, "uid 0").await, Err(HoldError::TooLarge { .. })));
 }
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_is_told_as_failed_or_is_owed_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = open(&folder);
+    let a = PeerId::new("site-a", "a").unwrap();
+    let (one, two) = (
+        held.hold(order("a", 60), "uid 0").await.unwrap().number(),
+        held.hold(order("a", 60), "uid 0").await.unwrap().number(),
+    );
+    // The file is away, and something that is no state file has its name.
+    let file = held.0.state.let_go().to_owned();
+    let aside = folder.path().join("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let recorded = || {
+        let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+        ["command_held", "command_ended", "command_failed"].map(|action| text.matches(action).count())
+    };
+    assert!(matches!(held.hold(order("a", 60), "uid 0").await, Err(HoldError::State(_))));
+    assert_eq!(recorded(), [3, 0, 1], "what was not done is told");
+    assert!(matches!(held.cancel(two, "uid 0").await, Err(HoldError::State(_))));
+    assert_eq!(recorded(), [3, 1, 2]);
+    held.received(one, &a).await.unwrap();
+    assert!(matches!(held.received(one, &a).await, Err(HoldError::Absent(_))), "it has ended");
+    held.0.settle();
+    assert_eq!(recorded(), [3, 2, 2], "told once, however often the disk is tried");
+    assert_eq!(held.next_for(&a, &BTreeSet::new()).unwrap().number(), two, "not taken back");
+
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+    held.0.settle();
+    held.0.state.let_go();
+    drop(held);
+    let left: Vec<u64> = open(&folder).list().keys().copied().collect();
+    assert_eq!((left, recorded()), (vec![two], [3, 2, 2]));
+}

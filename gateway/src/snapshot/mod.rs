@@ -49,6 +49,8 @@ pub struct Snapshots {
     pub policy: Part<PolicyView>,
     /// What outlives a restart.
     pub state: Part<StateView>,
+    /// Why no change can be recorded, if none can be.
+    pub audit: Part<Option<Trouble>>,
     /// The way to a gateway above, if there is one.
     pub upstream: Option<Part<UpstreamView>>,
     /// How each transport does.

@@ -246,6 +246,15 @@ pub enum StreamError {
 }
 
 #[cfg(test)]
+impl State {
+    /// Lets go of the state file, so that the next change has to open it.
+    pub(crate) fn let_go(&self) -> &Path {
+        self.0.flusher.store().let_go();
+        self.path()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, process::Command};
 

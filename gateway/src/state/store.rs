@@ -171,6 +171,12 @@ impl Store {
         written
     }
 
+    /// Lets go of the file, so that the next change has to open it.
+    #[cfg(test)]
+    pub(super) fn let_go(&self) {
+        *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn reopen(&self) -> Result<(), StoreError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         if database.is_none() {

@@ -112,6 +112,15 @@ pattern = {{ toJson .pattern }}
 {{- with .confirm }}
 confirm = {{ toJson . }}
 {{- end }}
+{{- with .consumer }}
+consumer = {{ toJson . }}
+{{- end }}
+{{- with .window }}
+window = {{ int . }}
+{{- end }}
+{{- with .answerWithin }}
+answer_within = {{ toJson . }}
+{{- end }}
 {{- with .unheard }}
 unheard = {{ toJson . }}
 {{- end }}

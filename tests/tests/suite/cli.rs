@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output},
     time::Duration,
@@ -93,6 +94,7 @@ async fn a_token_takes_a_change_over_the_network_and_stands_in_the_audit() {
     assert!(!new("ops").status.success(), "a name is there once");
     assert!(new("bot").status.success());
     fs::write(&secret, token).unwrap();
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
 
     let config = fs::read_to_string(world.path("gateway.toml")).unwrap();
     let config = config.replace("[admin]\n", &format!("[admin]\ntoken_file = \"{file}\"\n"));

@@ -81,6 +81,7 @@ const BRIDGE: &[(&str, &[&str])] = &[
     ("client", &["event", "lifecycle", "settings", "spool", "topic", "trust", "uplink"]),
     ("log", &[]),
     ("probe", &[]),
+    ("reception", &["lifecycle"]),
     (
         "leaf",
         &[
@@ -90,6 +91,7 @@ const BRIDGE: &[(&str, &[&str])] = &[
             "lifecycle",
             "log",
             "probe",
+            "reception",
             "settings",
             "spool",
             "topic",

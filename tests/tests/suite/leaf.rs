@@ -1,6 +1,10 @@
 //! The leaf seen by its operator: its page and the command line.
 
-use std::process::{Command, Output};
+use std::{
+    io::Read,
+    net::TcpStream,
+    process::{Command, Output},
+};
 
 use daemoneye_tests::{engine::Engine, eventually, producer::Producer, world::Leaf};
 use serde_json::Value;
@@ -66,4 +70,20 @@ fn a_leaf_that_is_not_there_is_named_with_a_remedy() {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
     assert!(told.contains("is daemoneye-bridge running") && told.contains("127.0.0.1:1"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_visitors_of_the_page_are_few_and_keep_nobody_out() {
+    let world = world(ENVELOPE);
+    let mut leaf = world.leaf("site-a", "leaf-1", "");
+    leaf.start().await;
+    let silent: Vec<_> =
+        (0..40).map(|_| TcpStream::connect(leaf.health).expect("the page is there")).collect();
+    assert_eq!(leaf.get("/livez").unwrap(), (200, "ok".to_owned()));
+    let gone = |mut tcp: &TcpStream| {
+        tcp.set_nonblocking(true).expect("a socket has a mode");
+        // The end, a reset, or nothing yet.
+        !matches!(tcp.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    eventually("the first ones have made way", || silent.iter().take(9).all(gone)).await;
 }

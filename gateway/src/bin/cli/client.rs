@@ -2,7 +2,8 @@
 //!
 //! The socket is asked first, because a flood of the listener does not reach it, and because changes need no token there.
 //!
-//! Kept true: a command ends in its time, however slowly a gateway answers; a change is sent once.
+//! Kept true: a command ends in its time, however slowly a gateway answers; a change is sent once; a token, which goes in clear,
+//! leaves neither this host nor for whoever happens to listen where nobody was named.
 
 use std::{
     fmt::Write as _,
@@ -18,6 +19,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
+use daemoneye_bridge::settings;
 use daemoneye_gateway::config::Config;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -37,7 +39,8 @@ pub(crate) struct Gateway {
     /// The gateway's configuration, which says where it is. If not said: /etc/daemoneye/gateway.toml, then ./gateway.toml.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A file that holds a token, as `token new` made it: with it changes are taken at --address.
+    /// A file that holds a token, as `token new` made it: with it changes are taken at --address, or where --config says. The
+    /// token goes in clear, so to loopback only.
     #[arg(long, global = true, value_name = "PATH")]
     token_file: Option<PathBuf>,
     /// How long the whole command may take.
@@ -105,11 +108,15 @@ impl Gateway {
 
     /// Asks at one place after the other until one takes the request, and waits for the whole answer.
     fn ask(&self, head: &str, body: &str) -> anyhow::Result<(String, Vec<u8>)> {
-        let token = self.token_file.as_deref().map(token).transpose()?;
+        let token = self.token()?;
         let (mut places, mut silent) = self.places()?;
         // A change without a token is for the socket alone.
         places
             .retain(|place| head.starts_with("GET ") || token.is_some() || matches!(place, Place::Socket(_)));
+        if token.is_none() && self.token_file.is_some() && !head.starts_with("GET ") {
+            let hint = "no listener was asked: a token is shown only to one that is named with --address or --config";
+            silent.push(hint.to_owned());
+        }
         for place in places {
             let request = place.request(head, token.as_deref(), body);
             let name = place.to_string();
@@ -133,6 +140,19 @@ impl Gateway {
             "{}; is the gateway running? name its configuration with --config, or its place with --address or --socket",
             silent.join(", and ")
         )
+    }
+
+    /// The token, if there is one and a listener that may see it: whoever listens at an address that nobody named would have it.
+    fn token(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.token_file else { return Ok(None) };
+        if let Some(address) = self.address.filter(|address| !address.ip().to_canonical().is_loopback()) {
+            bail!(
+                "the token in {} would go to {address} in clear; name the loopback end of a tunnel (ssh -L, kubectl port-forward) with --address, or the gateway's socket with --socket",
+                path.display()
+            );
+        }
+        let is_named = self.address.is_some() || self.config.is_some();
+        is_named.then(|| token(path)).transpose()
     }
 
     /// Where a request may go, the best first, and what went wrong in finding out.
@@ -253,6 +273,9 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Vec<u8>, Sil
 fn token(path: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("could not read the token in {}", path.display()))?;
+    if let Some(mode) = settings::exposed(path).unwrap_or_default() {
+        bail!("the token in {0} can be read by others (mode {mode:04o}): chmod 600 {0}", path.display());
+    }
     let token = text.trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         bail!("{} holds no token; it must hold one line, as `token new` printed it", path.display());
@@ -342,6 +365,32 @@ mod tests {
     fn a_change_is_not_tried_where_it_cannot_be_taken() {
         let error = gateway(Some(usual()), None).post("reload", &Value::Null).unwrap_err().to_string();
         assert!(error.contains("--socket") && error.contains("--token-file"), "{error}");
+    }
+
+    #[test]
+    fn a_token_leaves_neither_this_host_nor_for_who_was_not_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        fs::write(&file, "daemoneye_1\n").unwrap();
+        let mode = |mode| {
+            fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        let with = |address: Option<&str>, config: Option<PathBuf>| {
+            let address = address.map(|address| address.parse().unwrap());
+            Gateway { token_file: Some(file.clone()), config, ..gateway(address, None) }
+        };
+        mode(0o644);
+        let open = with(Some("127.0.0.1:9090"), None).token().unwrap_err().to_string();
+        assert!(open.contains("(mode 0644): chmod 600"), "{open}");
+        mode(0o600);
+        for loopback in ["127.0.0.1:9090", "[::1]:9090", "[::ffff:127.0.0.2]:9090"] {
+            assert_eq!(with(Some(loopback), None).token().unwrap().unwrap(), "daemoneye_1", "{loopback}");
+        }
+        let far = with(Some("192.0.2.1:9090"), None).post("reload", &Value::Null).unwrap_err();
+        let far = format!("{far:#}");
+        assert!(far.contains("192.0.2.1:9090 in clear") && far.contains("tunnel"), "{far}");
+        assert!(with(None, Some("gateway.toml".into())).token().unwrap().is_some());
+        assert_eq!(with(None, None).token().unwrap(), None, "nobody was named");
     }
 
     #[test]

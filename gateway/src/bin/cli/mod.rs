@@ -107,3 +107,40 @@ impl Cli {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// What stands in the documents of none of `command` and those below it.
+    fn missing(command: &clap::Command, path: &str, documents: &str) -> Vec<String> {
+        let below: Vec<_> = command.get_subcommands().filter(|each| each.get_name() != "help").collect();
+        let named = |text: &str| {
+            documents.match_indices(text).any(|(at, _)| {
+                let after = documents.get(at + text.len()..).and_then(|rest| rest.chars().next());
+                after.is_none_or(|after| !after.is_alphanumeric() && after != '-')
+            })
+        };
+        let mut missing = Vec::new();
+        if below.is_empty() && !named(path) {
+            missing.push(path.to_owned());
+        }
+        let options = command.get_arguments().filter(|option| !option.is_hide_set());
+        let options = options.filter_map(|option| option.get_long()).map(|long| format!("--{long}"));
+        missing.extend(options.filter(|option| !named(option)).map(|option| format!("{path} {option}")));
+        for each in below {
+            missing.extend(self::missing(each, format!("{path} {}", each.get_name()).trim(), documents));
+        }
+        missing
+    }
+
+    #[test]
+    fn the_documents_name_every_command_and_option() {
+        let documents =
+            [include_str!("../../../../docs/cli.md"), include_str!("../../../../docs/transports.md")];
+        let found = missing(&Cli::command(), "", &documents.concat());
+        assert!(found.is_empty(), "docs/cli.md lacks {found:#?}");
+    }
+}

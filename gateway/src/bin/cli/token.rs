@@ -28,7 +28,7 @@ enum Command {
     New {
         /// Who will have it, as the audit names him.
         name: String,
-        /// What it is good for: viewer (read), operator (reload, deny), admin (force).
+        /// What it is good for: viewer (read), operator (reload, deny), admin (force, send commands).
         #[arg(long)]
         role: Role,
         /// The gateway's file of tokens, which the token's line is added to; printed if not said.

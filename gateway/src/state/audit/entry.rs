@@ -16,8 +16,12 @@ use crate::{snapshot::Timestamp, state::audit::Flaw};
 pub enum Action {
     /// An entry that a crash had cut short was removed.
     AuditRecovered,
+    /// Entries can be written again, and so many could not be.
+    AuditResumed,
     /// A command is no longer held for its collector: received, cancelled, or over.
     CommandEnded,
+    /// What was recorded before it of a command could not be done.
+    CommandFailed,
     /// A command is held for a collector.
     CommandHeld,
     /// Somebody was put on the deny-list.
@@ -40,7 +44,9 @@ impl Action {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AuditRecovered => "audit_recovered",
+            Self::AuditResumed => "audit_resumed",
             Self::CommandEnded => "command_ended",
+            Self::CommandFailed => "command_failed",
             Self::CommandHeld => "command_held",
             Self::DenyAdded => "deny_added",
             Self::DenyFailed => "deny_failed",

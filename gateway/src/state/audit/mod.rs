@@ -8,6 +8,7 @@
 //! it, and who wanted the change is refused.
 
 mod entry;
+mod health;
 mod verify;
 
 use std::{
@@ -19,13 +20,14 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 use self::entry::Line;
 pub use self::{
     entry::{Action, Head},
     verify::{Break, Flaw, Verified, verify},
 };
-use crate::snapshot::Timestamp;
+use crate::snapshot::{Timestamp, Trouble};
 
 /// Where changes are recorded. Cheap to clone; clones write one after the other.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ struct Inner {
     path: PathBuf,
     /// Held while a line is written, so that lines follow each other as their hashes say.
     writer: Mutex<Writer>,
+    /// Why nothing can be written, as far as is known, and since when.
+    trouble: watch::Sender<Option<Trouble>>,
 }
 
 #[derive(Debug)]
@@ -46,6 +50,8 @@ struct Writer {
     /// Whether something may lie behind.
     torn: bool,
     head: Head,
+    /// Entries that could not be written since the last one that tells of them.
+    missed: u64,
 }
 
 /// Name of the file in the state folder.
@@ -67,7 +73,10 @@ impl Audit {
         // A file whose name is not on the disk is not there after a crash.
         File::open(directory).and_then(|folder| folder.sync_all()).map_err(failed)?;
         let (mut writer, torn) = Writer::resume(file, &path)?;
-        let audit = |writer| Self(Arc::new(Inner { path: path.clone(), writer: Mutex::new(writer) }));
+        let audit = |writer| {
+            let (writer, trouble) = (Mutex::new(writer), watch::Sender::default());
+            Self(Arc::new(Inner { path: path.clone(), writer, trouble }))
+        };
         if torn == 0 {
             return Ok(audit(writer));
         }
@@ -87,11 +96,15 @@ impl Audit {
         let path = &self.0.path;
         let line = Line::new(writer.head, Timestamp::now(), actor, action, payload)
             .map_err(|source| AuditError::Payload { action, source })?;
-        writer.look(path)?;
-        writer.write(&line).map_err(|source| AuditError::Write { path: path.clone(), source })?;
+        let written = writer.put(&line, path);
+        if written.is_err() {
+            writer.missed = writer.missed.saturating_add(1);
+        }
         let head = writer.head;
+        // In the order of the tries.
+        self.note(written.as_ref().err());
         drop(writer);
-        Ok(head)
+        written.map(|()| head)
     }
 
     /// The last entry, for who keeps it elsewhere.
@@ -135,10 +148,13 @@ impl Writer {
         let last = entry::read(tail.get(whole..).unwrap_or_default());
         if let Some(last) = last.ok().filter(|last| last.follows(head)) {
             (&file).write_all(b"\n").and_then(|()| file.sync_data()).map_err(failed)?;
-            return Ok((Self { file, length: all.saturating_add(1), torn: false, head: last.head }, 0));
+            return Ok((
+                Self { file, length: all.saturating_add(1), torn: false, head: last.head, missed: 0 },
+                0,
+            ));
         }
         let length = all.saturating_sub(torn);
-        Ok((Self { file, length, torn: false, head }, torn))
+        Ok((Self { file, length, torn: false, head, missed: 0 }, torn))
     }
 
     /// Whether the file that has the name is still the one that is written, and is as it was left.
@@ -155,6 +171,11 @@ impl Writer {
             return Ok(());
         }
         Err(AuditError::Changed { path: path.to_owned(), found: own.len(), expected: self.length })
+    }
+
+    fn put(&mut self, line: &Line, path: &Path) -> Result<(), AuditError> {
+        self.look(path)?;
+        self.write(line).map_err(|source| AuditError::Write { path: path.to_owned(), source })
     }
 
     fn write(&mut self, line: &Line) -> io::Result<()> {

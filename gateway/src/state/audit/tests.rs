@@ -157,6 +157,40 @@ fn what_cannot_be_written_is_refused_and_leaves_the_chain_whole() {
 }
 
 #[test]
+fn an_audit_that_cannot_be_written_says_so_until_it_can() {
+    let (folder, audit) = filled(2);
+    let trouble = audit.trouble();
+    audit.tend();
+    assert!(trouble.borrow().is_none());
+    let aside = folder.path().join("aside");
+    fs::rename(audit.path(), &aside).unwrap();
+    audit.tend();
+    let told = trouble.borrow().clone().unwrap().cause;
+    assert!(told.contains(audit.path().to_str().unwrap()) && told.contains("put it back"), "{told}");
+    fs::rename(&aside, audit.path()).unwrap();
+    audit.tend();
+    assert!(trouble.borrow().is_none());
+    assert_eq!(audit.head().sequence, 2, "nothing was missed");
+
+    let whole = {
+        let mut writer = audit.0.writer.lock().unwrap();
+        std::mem::replace(&mut writer.file, File::open(audit.path()).unwrap())
+    };
+    audit.append("a", Action::DenyAdded, &json!({})).unwrap_err();
+    let since = trouble.borrow().clone().unwrap().since;
+    audit.tend();
+    let told = trouble.borrow().clone().unwrap();
+    assert!(told.since == since && told.cause.contains("free space or repair the disk: "), "{told:?}");
+    audit.0.writer.lock().unwrap().file = whole;
+    audit.tend();
+    assert!(trouble.borrow().is_none());
+    audit.tend();
+    assert_eq!((audit.head().sequence, verify(audit.path()).unwrap().head), (3, audit.head()), "told once");
+    let text = fs::read_to_string(audit.path()).unwrap();
+    assert!(text.contains("audit_resumed") && text.contains("\"missed\":1"), "{text}");
+}
+
+#[test]
 fn what_is_too_long_for_an_entry_is_refused() {
     let (_folder, audit) = filled(0);
     let long = "x".repeat(1 << 20);
