@@ -5,7 +5,8 @@
 //!
 //! The p99 of acks is taken in windows of a second, before, between and after the phases of the flood and while each is on;
 //! medians of windows are compared, so that one stutter of the machine decides nothing. If the calm ones differ among
-//! themselves by more than what the flood may do, all is measured again, and if that does not help, the test says SKIPPED.
+//! themselves by more than what the flood may do, all is measured again, and if that does not help, the test says SKIPPED. If
+//! the flood costs too much, it has to do so three times.
 //!
 //! `DAEMONEYE_TEST_FLOOD=full` is the flood at its full size: `just flood`.
 
@@ -48,7 +49,7 @@ const ACKS: u64 = 400;
 const CALM: usize = 3;
 const FLOODED: usize = 5;
 
-/// How often all is measured before the machine counts as too noisy.
+/// How often all is measured before the machine counts as too noisy, or the flood as too dear.
 const TRIES: usize = 3;
 
 /// How many strangers come.
@@ -347,10 +348,11 @@ async fn a_flood_of_strangers_costs_good_collectors_nothing_and_is_not_logged() 
         }
         let bound = measured.bound();
         println!("bound {bound:?}: {:?}", measured.flooded);
-        for (phase, p99) in &measured.flooded {
-            assert!(*p99 < bound, "{phase}: {p99:?} is not below {bound:?}");
-        }
-        return;
+        let over = measured.flooded.iter().find(|(_, p99)| *p99 >= bound);
+        let Some((phase, p99)) = over else { return };
+        // Whoever else came to the machine goes again; what the flood costs comes again.
+        assert!(attempt < TRIES, "{phase}: {p99:?} is not below {bound:?}, {TRIES} times");
+        println!("attempt {attempt}: {phase}: {p99:?} is not below {bound:?}");
     }
     skipped(
         "a_flood_of_strangers",
