@@ -27,7 +27,7 @@ use crate::{
         http2::Server,
         leash::{Grounds, Roll},
     },
-    snapshot::{BusView, Clients, Part, Refusals as Refused, Snapshots, StateView, Timestamp, UpstreamView},
+    snapshot::{BusView, Clients, Part, Refusals as Refused, Snapshots, StateView, Timestamp},
     state::{
         self, State, StateError,
         audit::{Audit, AuditError},
@@ -287,14 +287,6 @@ fn views(local: &Local, state: &State, tasks: &mut Tasks) -> (Part<BusView>, Par
     (bus, clients, state)
 }
 
-/// The way up, in snapshot and metrics.
-fn climb(way: &upstream::Upstream, metrics: &mut Metrics, tasks: &mut Tasks) -> Part<UpstreamView> {
-    let (part, follow) = views::upstream(way);
-    tasks.endless.push(follow.boxed());
-    way.register(metrics.registry());
-    part
-}
-
 type Shown<'a> = (
     (&'a Lifecycle, &'a Sessions, &'a Judge),
     (&'a Ingress, &'a Local, (&'a State, &'a Audit)),
@@ -313,7 +305,11 @@ fn snapshots(
     let (bus, clients, state) = views(local, state, tasks);
     let (audit, follow) = views::mirror(audit.trouble(), Option::clone);
     tasks.endless.push(follow.boxed());
-    let upstream = upward.map(|upward| climb(upward.upstream(), metrics, tasks));
+    let upstream = upward.map(|upward| {
+        let (part, follow) = upward.show(metrics);
+        tasks.endless.push(follow);
+        part
+    });
     let (phase, collectors, policy) = (front.watch(), sessions.view(), judge.view());
     let who = (counted, &collectors, &refusals);
     let transports = transports::open((local, ingress, places), who, metrics, tasks);
