@@ -167,8 +167,8 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let native = sessions.native(native, last_call.clone());
 
     metrics.vitals(vitals(&front, &local));
-    let kept = (&state, &audit);
-    let shown = ((&front, &sessions, &judge), (&ingress, &local, kept), (upward.as_ref(), refused, places));
+    let (who, kept) = ((&front, &sessions, &judge), (&state, &audit));
+    let shown = (who, (&ingress, &local, kept), (upward.as_ref(), refused, places));
     let snapshots = snapshots(shown, &counts.session, &mut metrics, &mut tasks);
     Ok(Gateway {
         addresses: addresses(&ingress, &admin, &local),
@@ -305,11 +305,8 @@ fn snapshots(
     let (bus, clients, state) = views(local, state, tasks);
     let (audit, follow) = views::mirror(audit.trouble(), Option::clone);
     tasks.endless.push(follow.boxed());
-    let upstream = upward.map(|upward| {
-        let (part, follow) = upward.show(metrics);
-        tasks.endless.push(follow);
-        part
-    });
+    let (upstream, follow) = upward.map(|upward| upward.show(metrics)).unzip();
+    tasks.endless.extend(follow);
     let (phase, collectors, policy) = (front.watch(), sessions.view(), judge.view());
     let who = (counted, &collectors, &refusals);
     let transports = transports::open((local, ingress, places), who, metrics, tasks);
