@@ -27,7 +27,7 @@ use crate::{
         http2::Server,
         leash::{Grounds, Roll},
     },
-    snapshot::{BusView, Clients, Part, Refusals as Refused, Snapshots, StateView, Timestamp, UpstreamView},
+    snapshot::{BusView, Clients, Part, Refusals as Refused, Snapshots, StateView, Timestamp},
     state::{
         self, State, StateError,
         audit::{Audit, AuditError},
@@ -167,8 +167,8 @@ pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Res
     let native = sessions.native(native, last_call.clone());
 
     metrics.vitals(vitals(&front, &local));
-    let kept = (&state, &audit);
-    let shown = ((&front, &sessions, &judge), (&ingress, &local, kept), (upward.as_ref(), refused, places));
+    let (who, kept) = ((&front, &sessions, &judge), (&state, &audit));
+    let shown = (who, (&ingress, &local, kept), (upward.as_ref(), refused, places));
     let snapshots = snapshots(shown, &counts.session, &mut metrics, &mut tasks);
     Ok(Gateway {
         addresses: addresses(&ingress, &admin, &local),
@@ -287,14 +287,6 @@ fn views(local: &Local, state: &State, tasks: &mut Tasks) -> (Part<BusView>, Par
     (bus, clients, state)
 }
 
-/// The way up, in snapshot and metrics.
-fn climb(way: &upstream::Upstream, metrics: &mut Metrics, tasks: &mut Tasks) -> Part<UpstreamView> {
-    let (part, follow) = views::upstream(way);
-    tasks.endless.push(follow.boxed());
-    way.register(metrics.registry());
-    part
-}
-
 type Shown<'a> = (
     (&'a Lifecycle, &'a Sessions, &'a Judge),
     (&'a Ingress, &'a Local, (&'a State, &'a Audit)),
@@ -313,7 +305,8 @@ fn snapshots(
     let (bus, clients, state) = views(local, state, tasks);
     let (audit, follow) = views::mirror(audit.trouble(), Option::clone);
     tasks.endless.push(follow.boxed());
-    let upstream = upward.map(|upward| climb(upward.upstream(), metrics, tasks));
+    let (upstream, follow) = upward.map(|upward| upward.show(metrics)).unzip();
+    tasks.endless.extend(follow);
     let (phase, collectors, policy) = (front.watch(), sessions.view(), judge.view());
     let who = (counted, &collectors, &refusals);
     let transports = transports::open((local, ingress, places), who, metrics, tasks);

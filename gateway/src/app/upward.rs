@@ -6,10 +6,12 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use daemoneye_bridge::{bus::Bus, lifecycle::Lifecycle};
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::{
-    app::{LAST, spawn_endless},
+    app::{LAST, spawn_endless, views},
+    snapshot::{Part, UpstreamView},
+    telemetry::metrics::Metrics,
     upstream::{Config, OpenError, Tasks, Upstream},
 };
 
@@ -29,6 +31,13 @@ impl Upward {
 
     pub(super) const fn upstream(&self) -> &Upstream {
         &self.upstream
+    }
+
+    /// The way up in snapshot and metrics, and the future that keeps the snapshot so.
+    pub(super) fn show(&self, metrics: &mut Metrics) -> (Part<UpstreamView>, BoxFuture<'static, ()>) {
+        let (part, follow) = views::upstream(&self.upstream);
+        self.upstream.register(metrics.registry());
+        (part, follow.boxed())
     }
 
     /// Begins to relay.
