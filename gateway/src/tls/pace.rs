@@ -4,7 +4,7 @@
 //! bunches, and the scheduler runs tasks in the order in which they became ready: behind ten handshakes, an ack waited five
 //! milliseconds on a machine that was mostly idle.
 //!
-//! Kept true: one worker at least is in no handshake; after a step that took long, every other task that is ready has its turn before
+//! Kept true: of several workers one at least is in no handshake; after a step that took long, every other task that is ready has its turn before
 //! the next handshake has, and so has what arrives on sockets.
 
 use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
