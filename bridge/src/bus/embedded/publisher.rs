@@ -177,6 +177,11 @@ impl Publisher {
             // Older than this batch, and maybe of the same port.
             self.take_back().await;
         }
+        if !self.blocked.is_empty() && self.stirred.has_changed().unwrap_or(false) {
+            // What waits may go now, and is older too.
+            self.stirred.mark_unchanged();
+            self.resume().await;
+        }
         let Some(speaker) = self.ports.get_mut(&batch.port) else {
             return batch.tell(Taken::Withdrawn);
         };

@@ -441,6 +441,26 @@ async fn a_held_lane_does_not_hold_up_the_others_of_its_port() {
 }
 
 #[tokio::test]
+async fn what_waited_goes_out_in_the_order_in_which_it_came_whoever_said_it() {
+    let bench = bench_with(
+        Config { publishers: NonZeroUsize::MIN, ..Config::default() },
+        vec![rule("events.#", Confirm::Socket, Unheard::Hold)],
+    );
+    let ports = [bench.port("one").await, bench.port("two").await];
+    let mut tickets = Vec::new();
+    for n in 0..10 {
+        tickets.push(ports[n % 2].submit(one("events.a", &n.to_string())).await.unwrap());
+    }
+    assert!(stays_open(&mut tickets[9]).await);
+    let mut engine = bench.hear("engine", "events.#").await;
+    let mut heard = Vec::new();
+    while heard.len() < 10 {
+        heard.extend(payloads(&next(&mut engine, 100).await));
+    }
+    assert_eq!(heard.join(" "), "0 1 2 3 4 5 6 7 8 9");
+}
+
+#[tokio::test]
 async fn a_client_that_subscribes_in_several_frames_misses_nothing_that_was_held() {
     let bench = bench(Vec::new());
     let port = bench.port("a").await;

@@ -1,6 +1,10 @@
 //! Batches that wait: how they are kept back, come back, and try again.
 
-use std::{collections::VecDeque, mem};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    mem,
+};
 
 use crate::bus::{
     Taken,
@@ -76,45 +80,51 @@ impl Publisher {
         (lost > 0, consumed)
     }
 
-    /// Lets every blocked lane try again. Those that got nothing through come first the next time.
+    /// Lets every blocked lane try again.
     pub(super) async fn resume(&mut self) {
         let places = mem::take(&mut self.blocked);
         self.attempt(places).await;
     }
 
-    async fn attempt(&mut self, mut places: VecDeque<(u64, u64)>) {
+    /// Lets lanes try again, the oldest batch of all of them first: a stream may speak through several ports.
+    async fn attempt(&mut self, places: VecDeque<(u64, u64)>) {
         let mut groups = Vec::new();
-        let (mut stuck, mut moved) = (VecDeque::new(), VecDeque::new());
-        while let Some(place) = places.pop_front() {
-            let (mut progress, mut away) = (false, false);
-            while let Some(batch) = self.lane(place).and_then(|lane| lane.waiting.pop_front()) {
-                if let Some((batch, wait)) = self.publish(batch, &mut groups).await {
-                    self.keep_back(batch, &wait);
-                    if matches!(wait, Wait::Older) {
-                        // To their places, maybe before this one; all try again, for they have woken the task.
-                        places.extend(self.put_back().1);
-                        continue;
-                    }
-                    away = matches!(wait, Wait::Away);
-                    break;
-                }
-                progress = true;
-            }
-            match self.lane(place) {
-                Some(lane) if lane.waiting.is_empty() => self.empty(place),
-                // Those that come back will wake it.
-                Some(_) if away => {}
-                Some(_) if progress => moved.push_back(place),
-                Some(_) => stuck.push_back(place),
-                None => {}
-            }
+        let mut oldest = BinaryHeap::with_capacity(places.len());
+        for place in places {
+            self.queue(place, &mut oldest);
         }
-        for place in stuck.into_iter().chain(moved) {
-            if !self.blocked.contains(&place) {
-                self.blocked.push_back(place);
+        while let Some(Reverse((_, place))) = oldest.pop() {
+            // It may be here twice, if some of its batches came back meanwhile.
+            let Some(batch) = self.lane(place).and_then(|lane| lane.waiting.pop_front()) else { continue };
+            if let Some((batch, wait)) = self.publish(batch, &mut groups).await {
+                self.keep_back(batch, &wait);
+                match wait {
+                    // To their places, maybe before this one; all try again, for they have woken the task.
+                    Wait::Older => {
+                        for consumed in self.put_back().1 {
+                            self.queue(consumed, &mut oldest);
+                        }
+                        self.queue(place, &mut oldest);
+                    }
+                    // Those that come back will wake it.
+                    Wait::Away => {}
+                    Wait::Full | Wait::Settling | Wait::Unheard(_) if self.blocked.contains(&place) => {}
+                    Wait::Full | Wait::Settling | Wait::Unheard(_) => self.blocked.push_back(place),
+                }
+            } else {
+                self.queue(place, &mut oldest);
             }
         }
         self.post(groups);
+    }
+
+    /// Notes when the oldest batch of a lane came; one in which nothing waits is seen to.
+    fn queue(&mut self, place: (u64, u64), oldest: &mut BinaryHeap<Reverse<(u64, (u64, u64))>>) {
+        match self.lane(place).map(|lane| lane.waiting.front().map(|batch| batch.order)) {
+            Some(Some(order)) => oldest.push(Reverse((order, place))),
+            Some(None) => self.empty(place),
+            None => {}
+        }
     }
 
     /// Sees to a lane in which nothing waits any more.
