@@ -4,7 +4,7 @@
 //! a [`Ticket`] for each batch, which says when the batch has been taken as its [`Route`] demands. An implementation keeps
 //! a batch until it can be taken, in order, across every outage of its broker; so a ticket never fails, it waits.
 //!
-//! Kept true: batches of one lane of a port are taken in the order they were submitted; after [`Port::close`] has returned, nothing
+//! Kept true: batches of one lane are taken in the order they were submitted; after [`Port::close`] has returned, nothing
 //! of that port is published any more, and each of its tickets says whether its batch was.
 
 use std::{fmt, sync::Arc};
@@ -33,7 +33,7 @@ mod state;
 
 pub use ear::{Beat, Drum, Ear, Heard, HeardAs, Room, ear};
 pub use filter::{Filter, FilterError};
-pub use port::{Ask, Command, Port, SendError, Taken, Ticket, Unsent};
+pub use port::{Ask, Command, LaneId, Port, SendError, Taken, Ticket, Unsent};
 pub use route::{Broker, Confirm, Consumer, Envelope, Route, RouteError, Routes, Rule, Unheard};
 pub use state::{BusState, Counter, Counters, Held, Link, Refusal};
 
@@ -45,6 +45,16 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`PortError`], if the name is taken or the bus is going away.
     fn port<'a>(&'a self, name: &'a BusName) -> BoxFuture<'a, Result<Port, PortError>>;
+
+    /// As [`Self::port`], for one of several that share lanes: where tasks divide the work, all that are as `near` have one.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError`], if the name is taken or the bus is going away.
+    fn port_near<'a>(&'a self, name: &'a BusName, near: u64) -> BoxFuture<'a, Result<Port, PortError>> {
+        let _ = near;
+        self.port(name)
+    }
 
     /// Registers `name` and hears `patterns`.
     ///

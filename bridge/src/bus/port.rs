@@ -1,11 +1,12 @@
 //! The mouth of a name, and what it asks of the task that speaks for it.
 //!
 //! Kept true: what is asked through one port is done in the order in which it was asked, but that a batch may have to wait
-//! for its audience; then later batches of its lane wait too, and nothing else does.
+//! for its audience; then later batches of its lane wait too, through whichever port, and nothing else does.
 
 use std::{
     future::Future,
     pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll},
 };
 
@@ -22,6 +23,21 @@ use crate::{
     topic::Topic,
 };
 
+/// What keeps an order on the bus: the batches of one lane wait for each other, and for nobody else. A stream has one, through
+/// whichever ports it speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(u64);
+
+impl LaneId {
+    /// One that nobody else in this process has.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "two defaults would differ")]
+    pub fn new() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// What a port asks of the publisher task that serves it.
 ///
 /// An implementation of [`Bus`](crate::bus::Bus) owns the receiving end.
@@ -31,8 +47,8 @@ pub enum Command {
     Submit {
         /// Which port.
         port: u64,
-        /// Which lane of it: batches of one lane keep their order, and wait for each other only.
-        lane: u64,
+        /// Whose order it keeps.
+        lane: LaneId,
         /// What to publish.
         events: Events,
         /// Where the ticket listens.
@@ -130,6 +146,8 @@ pub enum SendError {
 pub struct Port {
     name: BusName,
     id: u64,
+    /// Of batches that come with none.
+    lane: LaneId,
     /// Shared by the ports of one publisher; a full queue makes [`Port::submit`] wait.
     queue: mpsc::Sender<Command>,
     /// Its receiver ends when the port is dropped. Unlike a send into `queue` this cannot find it full.
@@ -143,7 +161,7 @@ impl Port {
     #[must_use]
     pub fn new(name: BusName, id: u64, queue: mpsc::Sender<Command>) -> (Self, oneshot::Receiver<()>) {
         let (dropped, gone) = oneshot::channel();
-        (Self { name, id, queue, _dropped: dropped }, gone)
+        (Self { name, id, lane: LaneId::new(), queue, _dropped: dropped }, gone)
     }
 
     /// The name that its frames carry as their sender.
@@ -152,7 +170,13 @@ impl Port {
         &self.name
     }
 
-    /// Hands over a batch of lane 0, waiting while the publisher's queue is full.
+    /// The lane of what is said through this port alone.
+    #[must_use]
+    pub const fn lane(&self) -> LaneId {
+        self.lane
+    }
+
+    /// Hands over a batch of its own lane, waiting while the publisher's queue is full.
     ///
     /// Not cancel safe: a call dropped while it waits loses the batch.
     ///
@@ -161,19 +185,20 @@ impl Port {
     /// [`PortError::Closed`], if the bus has ended.
     pub async fn submit(&self, events: Events) -> Result<Ticket, PortError> {
         let (done, taken) = oneshot::channel();
-        let command = Command::Submit { port: self.id, lane: 0, events, done };
+        let command = Command::Submit { port: self.id, lane: self.lane, events, done };
         self.queue.send(command).await.map_err(|_| PortError::Closed)?;
         Ok(Ticket(taken))
     }
 
     /// Hands over a batch of a lane if the publisher's queue has room, and gives it back otherwise.
     ///
-    /// A batch that must wait holds up its lane only, where the implementation can tell lanes apart.
+    /// A batch that must wait holds up its lane only, where the implementation can tell lanes apart. Ports that share a lane
+    /// should be opened [near](crate::bus::Bus::port_near) each other, or it keeps its order in each of them only.
     ///
     /// # Errors
     ///
     /// [`Unsent`] holds the batch, or says that the bus has ended.
-    pub fn try_submit(&self, lane: u64, events: Events) -> Result<Ticket, Unsent> {
+    pub fn try_submit(&self, lane: LaneId, events: Events) -> Result<Ticket, Unsent> {
         let (done, taken) = oneshot::channel();
         self.queue.try_send(Command::Submit { port: self.id, lane, events, done }).map_err(|error| {
             match error {

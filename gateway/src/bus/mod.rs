@@ -6,6 +6,7 @@
 //!
 //! Kept true: one name on the bus belongs to one peer at a time.
 
+mod claim;
 mod downlink;
 mod envelope;
 mod hearing;
@@ -14,9 +15,8 @@ mod ticket;
 mod voice;
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -29,7 +29,7 @@ use daemoneye_bridge::{
 use serde::Deserialize;
 use tokio::time::{self, Instant};
 
-use self::voice::Claim;
+use self::claim::Claims;
 pub use self::{
     downlink::{Answer, Arrived, Call, Letter, Listening, Opened, Return},
     envelope::Origin,
@@ -130,7 +130,6 @@ struct Parts {
     wraps: bool,
     /// Whether somebody is shown the sequence numbers of events.
     numbers: bool,
-    /// Who speaks under which name. Taken when a voice is opened or dropped, never for a batch.
     claims: Claims,
     /// How long to wait for a name that its last owner has just let go, or for a broker to register one.
     patience: Duration,
@@ -138,16 +137,6 @@ struct Parts {
     hearings: AtomicU64,
     /// Where events go besides, on their way to a gateway above.
     relay: Option<Relay>,
-}
-
-/// Who speaks under which name.
-#[derive(Clone, Debug, Default)]
-struct Claims(Arc<Mutex<HashMap<BusName, Weak<Claim>>>>);
-
-impl Claims {
-    fn lock(&self) -> MutexGuard<'_, HashMap<BusName, Weak<Claim>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl AuthorizedBus {
@@ -201,7 +190,7 @@ impl AuthorizedBus {
     pub async fn open(&self, collector: &Collector) -> Result<Voice, OpenError> {
         let name = BusName::collector(collector.site(), collector.name())
             .map_err(|_| OpenError::AlreadyConnected)?;
-        let claim = self.claim(&name, collector)?;
+        let claim = self.0.claims.claim(&name, collector)?;
         let deadline = Instant::now() + self.0.patience;
         let mut was_taken = false;
         loop {
@@ -217,18 +206,6 @@ impl AuthorizedBus {
             }
             time::sleep(Self::PAUSE).await;
         }
-    }
-
-    /// Joins the claim that the peer has to `name`, or makes one.
-    fn claim(&self, name: &BusName, collector: &Collector) -> Result<Arc<Claim>, OpenError> {
-        let mut claims = self.0.claims.lock();
-        if let Some(claim) = claims.get(name).and_then(Weak::upgrade) {
-            return if claim.is_of(collector) { Ok(claim) } else { Err(OpenError::AlreadyConnected) };
-        }
-        let claim = Arc::new(Claim::new(name.clone(), collector, self.0.claims.clone()));
-        claims.insert(name.clone(), Arc::downgrade(&claim));
-        drop(claims);
-        Ok(claim)
     }
 
     /// Begins to hear what `permit` allows, at most once, under a name of its own. No event waits for a remote peer, and none

@@ -1,6 +1,6 @@
 //! The bus as its callers see it, over a bus of the simplest kind.
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, path::Path, sync::Mutex};
 
 use bytes::Bytes;
 use daemoneye_bridge::{
@@ -21,6 +21,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Shelf {
     names: Arc<Mutex<HashSet<BusName>>>,
+    /// How near each port was opened.
+    near: Mutex<Vec<u64>>,
     ports: AtomicU64,
     commands: mpsc::Sender<Command>,
 }
@@ -29,7 +31,9 @@ impl Shelf {
     /// The bus, and what is asked of it.
     pub(crate) fn new(room: usize) -> (Arc<Self>, mpsc::Receiver<Command>) {
         let (commands, asked) = mpsc::channel(room);
-        (Arc::new(Self { names: Arc::default(), ports: AtomicU64::new(1), commands }), asked)
+        let shelf =
+            Self { names: Arc::default(), near: Mutex::default(), ports: AtomicU64::new(1), commands };
+        (Arc::new(shelf), asked)
     }
 
     fn is_registered(&self, name: &str) -> bool {
@@ -53,6 +57,11 @@ impl Bus for Shelf {
             });
             Ok(port)
         })
+    }
+
+    fn port_near<'a>(&'a self, name: &'a BusName, near: u64) -> BoxFuture<'a, Result<Port, PortError>> {
+        self.near.lock().unwrap().push(near);
+        self.port(name)
     }
 
     fn subscribe<'a>(
@@ -173,10 +182,26 @@ async fn a_batch_of_one_collector_does_not_go_out_of_anothers_mouth() {
     let voice = bus.open(one.collector()).await.unwrap();
     let foreign = bus.open(other.collector()).await.unwrap();
     let batch = outgoing(&voice, &mut one, b"x");
-    assert!(matches!(foreign.try_send(0, batch), Err(Unsent::Closed)));
-    let ticket = voice.try_send(0, outgoing(&voice, &mut one, b"x")).unwrap();
+    assert!(matches!(foreign.try_send(voice.lane(), batch), Err(Unsent::Closed)));
+    let ticket = voice.try_send(voice.lane(), outgoing(&voice, &mut one, b"x")).unwrap();
     assert_eq!(submitted(&mut asked).await.events.len(), 1);
     assert_eq!(ticket.await, Taken::All);
+}
+
+#[tokio::test]
+async fn the_voices_of_one_peer_are_near_each_other() {
+    let (shelf, _asked) = Shelf::new(4);
+    let bus = AuthorizedBus::new(Arc::clone(&shelf) as Arc<dyn Bus>, routes("none"));
+    let open = async |leaf, collector| bus.open(speaker(leaf, collector).collector()).await.unwrap();
+    let first = open("leaf-1", "one").await;
+    let _other = open("leaf-2", "two").await;
+    let second = open("leaf-1", "three").await;
+    drop((first, second));
+    let _later = open("leaf-1", "four").await;
+    let near = shelf.near.lock().unwrap().clone();
+    assert_eq!(near[0], near[2]);
+    assert_ne!(near[0], near[1]);
+    assert_ne!(near[0], near[3], "a peer that is gone was remembered");
 }
 
 #[tokio::test]
@@ -185,13 +210,13 @@ async fn a_full_bus_gives_the_batch_back() {
     let bus = AuthorizedBus::new(shelf, routes("none"));
     let mut speaker = speaker("a", "");
     let voice = bus.open(speaker.collector()).await.unwrap();
-    let _first = voice.try_send(0, outgoing(&voice, &mut speaker, b"1")).unwrap();
-    let Err(Unsent::Full(second)) = voice.try_send(0, outgoing(&voice, &mut speaker, b"2")) else {
+    let _first = voice.try_send(voice.lane(), outgoing(&voice, &mut speaker, b"1")).unwrap();
+    let Err(Unsent::Full(second)) = voice.try_send(voice.lane(), outgoing(&voice, &mut speaker, b"2")) else {
         panic!("the bus took more than it has room for");
     };
     submitted(&mut asked).await;
     voice.ready().await;
-    assert!(voice.try_send(0, second).is_ok());
+    assert!(voice.try_send(voice.lane(), second).is_ok());
 }
 
 #[tokio::test]
@@ -202,7 +227,7 @@ async fn events_are_wrapped_where_their_route_asks_for_it() {
     let voice = bus.open(speaker.collector()).await.unwrap();
     let mut wrapped = Vec::new();
     for payload in [b"{\"pid\": 1}".as_slice(), b"\xff\0"] {
-        let _ticket = voice.try_send(0, outgoing(&voice, &mut speaker, payload)).unwrap();
+        let _ticket = voice.try_send(voice.lane(), outgoing(&voice, &mut speaker, payload)).unwrap();
         let events = submitted(&mut asked).await;
         let json: serde_json::Value = serde_json::from_slice(&events.events[0].payload).unwrap();
         wrapped.push(json);

@@ -1,99 +1,23 @@
 //! A collector's voice on the bus, shared by the sessions and calls of the peer that speaks for it.
 
-use std::{
-    collections::HashMap,
-    iter,
-    sync::{Arc, Weak},
-};
+use std::{iter, sync::Arc};
 
 use daemoneye_bridge::{
-    bus::{self, Bus, BusName, Port, PortError},
+    bus::{self, LaneId, Port},
     event::{Event, Events, Numbers, Seq},
     spool::Record,
     topic::Topic,
 };
-use tokio::sync::OnceCell;
 
 use crate::{
     bus::{
-        AuthorizedBus, Claims, Ticket,
+        AuthorizedBus, Ticket,
+        claim::Claim,
         envelope::{self, Origin},
     },
-    identity::PeerId,
     policy::{Collector, PublishPermit},
     upstream,
 };
-
-/// A peer's claim to a name on the bus, and the port behind it.
-#[derive(Debug)]
-pub(super) struct Claim {
-    name: BusName,
-    owner: PeerId,
-    collector: Box<str>,
-    port: OnceCell<Port>,
-    /// Where the claim is listed until it is dropped.
-    claims: Claims,
-}
-
-impl Claim {
-    pub(super) fn new(name: BusName, collector: &Collector, claims: Claims) -> Self {
-        let owner = owner(collector);
-        Self { name, owner, collector: collector.name().into(), port: OnceCell::new(), claims }
-    }
-
-    pub(super) fn is_of(&self, collector: &Collector) -> bool {
-        self.owner == owner(collector) && *self.collector == *collector.name()
-    }
-
-    /// Opens the port, unless a sharer has.
-    pub(super) async fn open(&self, bus: &dyn Bus) -> Result<(), PortError> {
-        self.port.get_or_try_init(|| bus.port(&self.name)).await.map(|_| ())
-    }
-
-    /// Whether it is the name of `collector`, whoever owns it.
-    pub(super) fn is_named(&self, collector: &PeerId) -> bool {
-        *self.collector == *collector.name() && self.owner.site() == collector.site()
-    }
-
-    /// Its port, once it is open.
-    pub(super) fn port(&self) -> Option<&Port> {
-        self.port.get()
-    }
-
-    /// Takes the claim off the list, if it is the one that is listed.
-    fn withdraw(&self) {
-        self.withdraw_from(&mut self.claims.lock());
-    }
-
-    /// Takes the claim off the list, unless somebody else shares it; nobody can join it meanwhile.
-    fn withdraw_unless_shared(self: &Arc<Self>) -> bool {
-        let mut claims = self.claims.lock();
-        let alone = Arc::strong_count(self) == 1;
-        if alone {
-            self.withdraw_from(&mut claims);
-        }
-        alone
-    }
-
-    fn withdraw_from(&self, claims: &mut HashMap<BusName, Weak<Self>>) {
-        let listed = claims.get(&self.name).map(Weak::as_ptr);
-        if listed.is_some_and(|listed| std::ptr::eq(listed, self)) {
-            claims.remove(&self.name);
-        }
-    }
-}
-
-/// Whose a name is: the peer's that vouches for it. A relayed collector's is its own, for several gateways may relay it.
-fn owner(collector: &Collector) -> PeerId {
-    let own = collector.is_relayed().then(|| PeerId::new(collector.site(), collector.name()).ok());
-    own.flatten().unwrap_or_else(|| collector.owner().clone())
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.withdraw();
-    }
-}
 
 /// The mouth of one collector. Cheap to clone; the name is let go when the last clone is.
 #[derive(Clone, Debug)]
@@ -154,13 +78,19 @@ impl Voice {
         self.bus.0.numbers || self.bus.0.relay.is_some()
     }
 
+    /// The lane of what is said through this voice alone.
+    #[must_use]
+    pub fn lane(&self) -> LaneId {
+        self.claim.port().map_or_else(LaneId::new, Port::lane)
+    }
+
     /// Hands over a batch, if the bus has room for it now. Batches of one lane keep their order and wait for each other only.
     ///
     /// # Errors
     ///
     /// [`Unsent`] gives the batch back, or says why it will never be taken.
-    pub fn try_send(&self, lane: u64, batch: Outgoing) -> Result<Ticket, Unsent> {
-        let Some(port) = self.claim.port.get().filter(|_| self.claim.is_of(&batch.collector)) else {
+    pub fn try_send(&self, lane: LaneId, batch: Outgoing) -> Result<Ticket, Unsent> {
+        let Some(port) = self.claim.port().filter(|_| self.claim.is_of(&batch.collector)) else {
             return Err(Unsent::Closed);
         };
         // Room for both is found before either is given anything.
@@ -182,7 +112,7 @@ impl Voice {
     ///
     /// Cancel safe.
     pub async fn ready(&self) {
-        if let Some(port) = self.claim.port.get() {
+        if let Some(port) = self.claim.port() {
             port.ready().await;
         }
         if let Some(relay) = &self.bus.0.relay {
@@ -201,7 +131,7 @@ impl Voice {
     pub async fn close(&self) {
         // First, so that whoever comes now opens a port of his own rather than this one.
         self.claim.withdraw();
-        if let Some(port) = self.claim.port.get() {
+        if let Some(port) = self.claim.port() {
             port.close().await;
         }
     }

@@ -33,9 +33,6 @@ use crate::{
 /// For how long the bus keeps a name that was used by a call, in case another call follows.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The lane of calls; those of streams come after it.
-pub(super) const LANE: u64 = 0;
-
 /// Most bytes of payload of all calls under way: a call whose caller gave up waits on.
 pub(super) const MOST_BYTES: usize = 64 << 20;
 
@@ -234,7 +231,7 @@ async fn hand_over(voice: &Voice, mut batch: Outgoing, cut: &Cut) -> Result<Tick
         if let Some(reason) = cut.is_cut() {
             return Err(Fault::Cut(reason));
         }
-        match voice.try_send(LANE, batch) {
+        match voice.try_send(voice.lane(), batch) {
             Ok(ticket) => return Ok(ticket),
             Err(Unsent::Closed) => return Err(Fault::BusGone),
             Err(Unsent::Full(again)) => batch = again,

@@ -17,7 +17,6 @@ use crate::{
     bus::{Origin, Unsent, Voice},
     policy::{Meter, Rights},
     session::{
-        call,
         credit::{Amount, Window},
         hello::Listed,
         http2::Cut,
@@ -26,7 +25,7 @@ use crate::{
         metrics::Tally,
         mouths::{Found, Mouths},
         status::Fault,
-        stream::{Pending, Streams, Weight},
+        stream::{Pending, Stream, Streams, Weight},
         waiting::Waiting,
     },
 };
@@ -276,8 +275,8 @@ impl Carrier {
         }
         let Waiting { stream, mouth, mut pending, batch } = waiting;
         let Some(voice) = self.mouths.voice(mouth) else { return Err(Fault::BusGone) };
-        // A lane for each stream, so that one that waits does not hold up the others.
-        let lane = u64::try_from(stream).unwrap_or_default().saturating_add(call::LANE + 1);
+        // A lane for each stream, so that one that waits does not hold up the others, and keeps its order through all voices.
+        let lane = self.streams.all.get(stream).map_or_else(|| voice.lane(), Stream::lane);
         match voice.try_send(lane, batch) {
             Ok(ticket) => {
                 pending.ticket = Some(ticket);
@@ -372,7 +371,7 @@ impl Carrier {
 
     /// Whether an ack is due.
     pub(super) fn is_due(&self) -> bool {
-        self.streams.all.iter().any(crate::session::stream::Stream::is_due)
+        self.streams.all.iter().any(Stream::is_due)
     }
 
     /// Whether everything that was read is settled and told.

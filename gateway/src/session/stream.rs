@@ -17,7 +17,7 @@ use std::{
 };
 
 use daemoneye_bridge::{
-    bus::Taken,
+    bus::{LaneId, Taken},
     event::{Seq, StreamId},
 };
 use daemoneye_proto::v1;
@@ -33,6 +33,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Stream {
     id: StreamId,
+    lane: LaneId,
     pub(super) cursor: Cursor,
     mark: Arc<Mark>,
     /// What was handed over and is not settled, oldest first. Bounded by the credit.
@@ -88,6 +89,7 @@ impl Stream {
         let cursor = Cursor::new(listed.acked, listed.next, mark.hwm());
         let stream = Self {
             id: listed.id,
+            lane: LaneId::new(),
             cursor,
             mark,
             pending: VecDeque::new(),
@@ -98,6 +100,11 @@ impl Stream {
         };
         stream.show();
         stream
+    }
+
+    /// What keeps its order on the bus.
+    pub(super) const fn lane(&self) -> LaneId {
+        self.lane
     }
 
     /// What the peer is told in its Welcome.

@@ -624,7 +624,7 @@ async fn a_client_under_block_is_sent_away_when_its_time_is_over() {
     brisk.topics(TopicsOf::Subscribe, &["events/#"]).await;
     let port = house.port("port").await;
     let tickets: Vec<_> = (0..50)
-        .map(|_| port.try_submit(0, batch("events.a", (0..100).map(|_| vec![7; 1000]))).unwrap())
+        .map(|_| port.try_submit(port.lane(), batch("events.a", (0..100).map(|_| vec![7; 1000]))).unwrap())
         .collect();
     for _ in 0..5000 {
         brisk.delivery().await;

@@ -1,15 +1,18 @@
-//! A port as its publisher sees it, and the batches that wait in its lanes.
+//! A port as its publisher sees it, and the lanes in which batches wait.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::Arc,
 };
 
-use crate::bus::embedded::{
-    barrier::Barrier,
-    broker::Client,
-    ledger::{Ledger, Pending},
-    listen::Listener,
+use crate::bus::{
+    LaneId,
+    embedded::{
+        barrier::Barrier,
+        broker::Client,
+        ledger::{Ledger, Pending},
+        listen::Listener,
+    },
 };
 
 /// A port, from the publisher's side.
@@ -17,25 +20,27 @@ pub(super) struct Speaker {
     pub(super) client: Client,
     /// There if the port hears.
     pub(super) listener: Option<Listener>,
-    /// Lanes with batches that wait, here or at a consumer.
-    pub(super) lanes: HashMap<u64, Lane>,
+    /// Lanes in which batches of it may wait, here or at a consumer.
+    pub(super) lanes: HashSet<LaneId>,
     /// Barriers with batches of this port, oldest first.
     pub(super) unsettled: VecDeque<Arc<Barrier<Ledger>>>,
 }
 
 impl Speaker {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, listener: None, lanes: HashMap::new(), unsettled: VecDeque::new() }
+        Self { client, listener: None, lanes: HashSet::new(), unsettled: VecDeque::new() }
     }
 }
 
-/// What waits in one lane of a port.
+/// What waits in one lane. It is there only while something does.
 #[derive(Default)]
 pub(super) struct Lane {
     /// Batches that cannot be taken now, oldest first.
     pub(super) waiting: VecDeque<Pending>,
     /// The route that the oldest of them waits for.
     pub(super) held: Option<usize>,
+    /// Ports that know of it.
+    pub(super) ports: HashSet<u64>,
     away: Option<Away>,
 }
 
@@ -52,6 +57,16 @@ impl Lane {
     pub(super) fn insert(&mut self, batch: Pending) {
         let place = self.waiting.partition_point(|other| other.order < batch.order);
         self.waiting.insert(place, batch);
+    }
+
+    /// Takes out what waits of a port; returns it, and whether the oldest of all is among it.
+    pub(super) fn withdraw(&mut self, port: u64) -> (VecDeque<Pending>, bool) {
+        self.ports.remove(&port);
+        let is_next = self.waiting.front().is_some_and(|batch| batch.port == port);
+        let (of_port, others): (VecDeque<_>, VecDeque<_>) =
+            self.waiting.drain(..).partition(|batch| batch.port == port);
+        self.waiting = others;
+        (of_port, is_next)
     }
 
     /// Whether some of its batches are at a consumer.
@@ -74,8 +89,15 @@ impl Lane {
     /// Notes that the oldest batch at the consumer has come back.
     pub(super) fn welcome(&mut self, order: u64) {
         if let Some(away) = self.away.as_mut() {
-            away.count -= 1;
             away.from = order + 1;
+        }
+        self.forget();
+    }
+
+    /// Notes that some batch at the consumer is there no more.
+    pub(super) fn forget(&mut self) {
+        if let Some(away) = self.away.as_mut() {
+            away.count = away.count.saturating_sub(1);
         }
         self.away.take_if(|away| away.count == 0);
     }

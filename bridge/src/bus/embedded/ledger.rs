@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{
     bus::{
-        Counters, Taken,
+        Counters, LaneId, Taken,
         embedded::{barrier::Outcome, resolve::Resolved},
     },
     event::Events,
@@ -27,8 +27,8 @@ use crate::{
 pub(super) struct Pending {
     /// Whose it is.
     pub(super) port: u64,
-    /// Which lane of it.
-    pub(super) lane: u64,
+    /// Whose order it keeps.
+    pub(super) lane: LaneId,
     /// Position among all batches of the publisher.
     pub(super) order: u64,
     pub(super) events: Events,

@@ -215,11 +215,11 @@ impl Embedded {
         &self.core
     }
 
-    async fn open_port(&self, name: &BusName) -> Result<Port, PortError> {
+    async fn open_port(&self, name: &BusName, near: Option<u64>) -> Result<Port, PortError> {
         let (mut client, id) = self.core.register(name.as_str(), PORT_QUEUE).await?;
         // What is sent to a port by name is refused while nothing reads it.
         deaf::deafen(&mut client).await;
-        let index = usize::try_from(id).unwrap_or_default() % self.publishers.len();
+        let index = usize::try_from(near.unwrap_or(id)).unwrap_or_default() % self.publishers.len();
         let mouthpiece = self.publishers.get(index).ok_or(PortError::Closed)?;
         let slot = mouthpiece.opened.reserve().await.map_err(|_| PortError::Closed)?;
         self.core.enter()?;
@@ -265,7 +265,11 @@ impl fmt::Debug for Embedded {
 
 impl Bus for Embedded {
     fn port<'a>(&'a self, name: &'a BusName) -> BoxFuture<'a, Result<Port, PortError>> {
-        self.open_port(name).boxed()
+        self.open_port(name, None).boxed()
+    }
+
+    fn port_near<'a>(&'a self, name: &'a BusName, near: u64) -> BoxFuture<'a, Result<Port, PortError>> {
+        self.open_port(name, Some(near)).boxed()
     }
 
     fn subscribe<'a>(

@@ -1,11 +1,11 @@
 //! The task that publishes for many ports.
 //!
 //! It takes all commands that wait, publishes their batches in order, and posts one barrier to each member for all of them.
-//! A batch that cannot be taken now (nobody hears its route, or somebody who does is full) waits at its port, and
-//! everything later of the same lane of that port behind it. One whose route has a consumer goes to him first.
+//! A batch that cannot be taken now (nobody hears its route, or somebody who does is full) waits in its lane, and everything
+//! later of that lane behind it, whatever port it came through. One whose route has a consumer goes to him first.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet},
     mem,
     sync::Arc,
 };
@@ -18,14 +18,14 @@ use tokio::{
 };
 
 use crate::bus::{
-    Command, Taken,
+    Command, LaneId, Taken,
     embedded::{
         Core,
         barrier::Barrier,
         broker::Client,
         consumer::Item,
         group::{Group, confirm, is_broken},
-        lane::{Speaker, Wait},
+        lane::{Lane, Speaker, Wait},
         ledger::{Consumed, Ledger, Pending, Returns},
         put::put,
         resolve::{Resolved, Resolver, delivered},
@@ -58,14 +58,16 @@ pub(super) struct Publisher {
     /// Pumps of ports that begin to hear.
     pumps: mpsc::Sender<BoxFuture<'static, ()>>,
     ports: HashMap<u64, Speaker>,
+    /// Those in which batches wait, here or at a consumer.
+    lanes: HashMap<LaneId, Lane>,
     gone: FuturesUnordered<BoxFuture<'static, u64>>,
     resolver: Resolver,
     /// Batches whose whole audience went away.
     returns: Arc<Returns>,
     /// Number of the next batch.
     order: u64,
-    /// Port and lane of batches that wait, in the order in which they try again.
-    blocked: VecDeque<(u64, u64)>,
+    /// Those of which the oldest batch waits for somebody who hears, or has room.
+    blocked: HashSet<LaneId>,
     stirred: watch::Receiver<()>,
     /// When batches that wait for a route to settle try again.
     settled: Option<Instant>,
@@ -83,12 +85,13 @@ impl Publisher {
             commands,
             pumps,
             ports: HashMap::new(),
+            lanes: HashMap::new(),
             gone: FuturesUnordered::new(),
             resolver: Resolver::new(Arc::clone(&core)),
             returns: Arc::default(),
             order: 0,
             settled: None,
-            blocked: VecDeque::new(),
+            blocked: HashSet::new(),
             stirred: core.table.stirred(),
             core,
         }
@@ -177,28 +180,19 @@ impl Publisher {
             // Older than this batch, and maybe of the same port.
             self.take_back().await;
         }
-        if !self.blocked.is_empty() && self.stirred.has_changed().unwrap_or(false) {
-            // What waits may go now, and is older too.
-            self.stirred.mark_unchanged();
-            self.resume().await;
-        }
-        let Some(speaker) = self.ports.get_mut(&batch.port) else {
+        if !self.ports.contains_key(&batch.port) {
             return batch.tell(Taken::Withdrawn);
-        };
-        if let Some(lane) = speaker.lanes.get_mut(&batch.lane).filter(|lane| !lane.waiting.is_empty()) {
-            return lane.waiting.push_back(batch);
         }
-        let place = (batch.port, batch.lane);
+        let lane = batch.lane;
+        if self.lanes.get(&lane).is_some_and(|lane| !lane.waiting.is_empty()) {
+            return self.keep(batch);
+        }
         if let Some((batch, wait)) = self.publish(batch, groups).await {
             self.keep_back(batch, &wait);
-            match wait {
-                // Those that come back will wake it.
-                Wait::Away => {}
-                Wait::Older => {
-                    self.blocked.push_back(place);
-                    self.take_back().await;
-                }
-                Wait::Full | Wait::Settling | Wait::Unheard(_) => self.blocked.push_back(place),
+            if matches!(wait, Wait::Older) {
+                let (_, returned) = self.put_back();
+                self.blocked.extend(returned);
+                self.resume().await;
             }
         }
     }
@@ -244,14 +238,16 @@ impl Publisher {
             return Handover::Settled(batch);
         }
         let hand = batch.consumed.next(topics);
-        let Some(speaker) = self.ports.get_mut(&batch.port) else { return Handover::Settled(batch) };
-        if speaker.lanes.get(&batch.lane).is_some_and(|lane| lane.must_wait(batch.order, hand)) {
+        if self.lanes.get(&batch.lane).is_some_and(|lane| lane.must_wait(batch.order, hand)) {
             return Handover::Overtakes(batch);
         }
         let Some(hand) = hand else { return Handover::Settled(batch) };
-        speaker.lanes.entry(batch.lane).or_default().send_away(batch.order, hand);
-        batch.consumed.leave(hand);
+        let Some(speaker) = self.ports.get(&batch.port) else { return Handover::Settled(batch) };
         let origin = (speaker.client.name().into(), Arc::clone(&self.returns));
+        if let Some(lane) = self.enter(batch.port, batch.lane) {
+            lane.send_away(batch.order, hand);
+        }
+        batch.consumed.leave(hand);
         self.core.hands.give(hand, Item::new(batch, topics, hand, origin));
         Handover::Given
     }

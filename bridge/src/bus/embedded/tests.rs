@@ -9,7 +9,8 @@ use tokio::time;
 use super::*;
 use crate::{
     bus::{
-        Broker, Confirm, Ear, Filter, Heard, HeardAs, Message, Room, Rule, SendError, Taken, Ticket, Unheard,
+        Broker, Confirm, Ear, Filter, Heard, HeardAs, LaneId, Message, Room, Rule, SendError, Taken, Ticket,
+        Unheard,
     },
     event::Events,
     lifecycle::{Leash, Lifecycle},
@@ -424,9 +425,10 @@ async fn a_held_lane_does_not_hold_up_the_others_of_its_port() {
     let bench = bench(vec![rule("telemetry.#", Confirm::Socket, Unheard::Hold)]);
     let port = bench.port("a").await;
     let mut engine = bench.hear("engine", "events.#").await;
-    let mut held = port.try_submit(1, one("telemetry.a", "1")).unwrap();
-    let mut behind = port.try_submit(1, one("events.a", "2")).unwrap();
-    let other = port.try_submit(2, one("events.a", "3")).unwrap();
+    let lane = LaneId::new();
+    let mut held = port.try_submit(lane, one("telemetry.a", "1")).unwrap();
+    let mut behind = port.try_submit(lane, one("events.a", "2")).unwrap();
+    let other = port.try_submit(LaneId::new(), one("events.a", "3")).unwrap();
     assert_eq!(payloads(&next(&mut engine, 1).await), ["3"]);
     engine.taken();
     assert_eq!(soon(other).await, Taken::All);
@@ -440,24 +442,57 @@ async fn a_held_lane_does_not_hold_up_the_others_of_its_port() {
     assert!(bench.held().is_empty());
 }
 
+/// A bus of several publishers, and two ports that are near each other.
+async fn neighbours() -> (Bench, [Port; 2]) {
+    let config = Config { publishers: NonZeroUsize::new(4).unwrap(), ..Config::default() };
+    let bench = bench_with(config, vec![rule("telemetry.#", Confirm::Socket, Unheard::Hold)]);
+    let _elsewhere = bench.port("elsewhere").await;
+    let one = soon(bench.bus.port_near(&name("one"), 7)).await.unwrap();
+    let _between = bench.port("between").await;
+    let two = soon(bench.bus.port_near(&name("two"), 7)).await.unwrap();
+    (bench, [one, two])
+}
+
 #[tokio::test]
-async fn what_waited_goes_out_in_the_order_in_which_it_came_whoever_said_it() {
-    let bench = bench_with(
-        Config { publishers: NonZeroUsize::MIN, ..Config::default() },
-        vec![rule("events.#", Confirm::Socket, Unheard::Hold)],
-    );
-    let ports = [bench.port("one").await, bench.port("two").await];
+async fn a_lane_keeps_its_order_through_all_its_ports() {
+    let (bench, ports) = neighbours().await;
+    let lane = LaneId::new();
     let mut tickets = Vec::new();
     for n in 0..10 {
-        tickets.push(ports[n % 2].submit(one("events.a", &n.to_string())).await.unwrap());
+        tickets.push(ports[n % 2].try_submit(lane, one("telemetry.a", &n.to_string())).unwrap());
     }
     assert!(stays_open(&mut tickets[9]).await);
-    let mut engine = bench.hear("engine", "events.#").await;
+    let mut engine = bench.hear("engine", "telemetry.#").await;
     let mut heard = Vec::new();
     while heard.len() < 10 {
         heard.extend(payloads(&next(&mut engine, 100).await));
     }
     assert_eq!(heard.join(" "), "0 1 2 3 4 5 6 7 8 9");
+    engine.taken();
+    for ticket in tickets {
+        assert_eq!(soon(ticket).await, Taken::All);
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_another_port_of_its_lane_goes_when_that_closes() {
+    let (bench, [one_port, other]) = neighbours().await;
+    let mut engine = bench.hear("engine", "events.#").await;
+    let lane = LaneId::new();
+    let held = one_port.try_submit(lane, one("telemetry.a", "1")).unwrap();
+    let mut behind = other.try_submit(lane, one("events.a", "2")).unwrap();
+    let beside = other.try_submit(other.lane(), one("events.a", "3")).unwrap();
+    assert_eq!(payloads(&next(&mut engine, 1).await), ["3"]);
+    engine.taken();
+    assert_eq!(soon(beside).await, Taken::All);
+    assert!(stays_open(&mut behind).await, "it passed what came before it");
+    assert!(!bench.held().is_empty());
+    soon(one_port.close()).await;
+    assert_eq!(held.now_or_never(), Some(Taken::Withdrawn));
+    assert_eq!(payloads(&next(&mut engine, 1).await), ["2"]);
+    engine.taken();
+    assert_eq!(soon(behind).await, Taken::All);
+    assert!(bench.held().is_empty());
 }
 
 #[tokio::test]

@@ -25,7 +25,6 @@ use crate::{
     bus::{Origin, Outgoing, Ticket, Unsent, Voice},
     policy::{Denial, Limits, Meter, Place, PublishPermit, Speaker},
     session::{
-        call::LANE,
         credit::{Amount, Window},
         http2::Cut,
         intake::{self, Bounds},
@@ -235,7 +234,7 @@ impl Uplink {
             self.withheld = self.withheld.saturating_add(pending.amount.events);
             return Err(Fault::Cut(reason));
         }
-        match self.voice.try_send(LANE, batch) {
+        match self.voice.try_send(self.voice.lane(), batch) {
             Ok(ticket) => {
                 pending.ticket = Some(ticket);
                 self.pending.push_back(pending);

@@ -22,7 +22,7 @@ use crate::{
 /// Most characters kept of what a consumer says about an error.
 const WORDS: usize = 200;
 
-/// The request with which a consumer is called; `items` are of one lane, and of one stream.
+/// The request with which a consumer is called; `items` are of one port, and of one stream.
 pub(super) fn request<'a>(id: u32, items: impl Iterator<Item = &'a Item> + Clone) -> Bytes {
     let mut params = ByteBuf::new();
     match parameters(&mut params, items) {

@@ -1,7 +1,7 @@
 //! The task that calls one consumer.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use tokio::time::{self, Instant};
 
 use crate::bus::{
-    PortError, Taken,
+    LaneId, PortError, Taken,
     embedded::{
         Core,
         broker::{Client, Frame, Queue},
@@ -27,9 +27,6 @@ const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// How often a consumer that is not there is looked for, beside each time that somebody comes in.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// A port and a lane of it.
-type Place = (u64, u64);
 
 /// Calls the consumer of `hand` until the bus has ended.
 pub(in crate::bus::embedded) async fn serve(core: Arc<Core>, hand: Arc<Hand>) {
@@ -83,11 +80,11 @@ struct Caller {
     client: Client,
     /// Where answers come in.
     queue: Queue,
-    lines: HashMap<Place, Line>,
+    lines: HashMap<LaneId, Line>,
     /// Lines whose first batches should be called next.
-    ready: VecDeque<Place>,
+    ready: VecDeque<LaneId>,
     /// Lines whose last call was in vain, by when to try again.
-    pausing: BTreeSet<(Instant, Place)>,
+    pausing: BTreeSet<(Instant, LaneId)>,
     calls: HashMap<u32, Call>,
     /// Number of the last call.
     last: u32,
@@ -112,7 +109,9 @@ enum Trouble {
 
 /// An open call.
 struct Call {
-    place: Place,
+    place: LaneId,
+    /// Of which port its batches are.
+    port: u64,
     events: usize,
     /// The consumer's place in the table when it was made.
     to: Option<u64>,
@@ -160,30 +159,52 @@ impl Caller {
         for errand in self.hand.errands() {
             match errand {
                 Errand::Take(item) => {
-                    let place = (item.batch.port, item.batch.lane);
+                    let place = item.batch.lane;
                     self.lines.entry(place).or_default().items.push_back(*item);
                     self.make_ready(place);
                 }
-                Errand::Withdraw { port, done } => {
-                    self.withdraw(port);
-                    done.send(()).unwrap_or_default();
+                Errand::Withdraw { port, lanes, done } => {
+                    // An error means that the publisher has ended.
+                    done.send(self.withdraw(port, &lanes)).unwrap_or_default();
                 }
             }
         }
     }
 
-    fn withdraw(&mut self, port: u64) {
-        for (_, line) in self.lines.extract_if(|place, _| place.0 == port) {
-            self.failing -= usize::from(line.attempts > 0);
-            line.items.into_iter().for_each(|item| item.batch.tell(Taken::Withdrawn));
+    /// Takes the batches of a port out of its lanes' lines; returns the lane of each.
+    fn withdraw(&mut self, port: u64, lanes: &HashSet<LaneId>) -> Vec<LaneId> {
+        self.close_all(|call| call.port == port);
+        let (mut found, mut touched) = (Vec::new(), Vec::new());
+        for place in lanes {
+            let Some(line) = self.lines.get_mut(place) else { continue };
+            let was_next = line.items.front().is_some_and(|item| item.batch.port == port);
+            let (of_port, others): (VecDeque<_>, VecDeque<_>) =
+                line.items.drain(..).partition(|item| item.batch.port == port);
+            line.items = others;
+            if was_next {
+                // It was what the line called and paused for.
+                self.failing -= usize::from(line.attempts > 0);
+                (line.attempts, line.waits) = (0, false);
+                touched.push(*place);
+            }
+            found.extend(of_port.iter().map(|_| *place));
+            for item in of_port {
+                item.batch.tell(Taken::Withdrawn);
+            }
         }
-        self.calls.retain(|_, call| call.place.0 != port);
-        self.ready.retain(|place| place.0 != port);
-        self.pausing.retain(|(_, place)| place.0 != port);
+        self.ready.retain(|place| !touched.contains(place));
+        self.pausing.retain(|(_, place)| !touched.contains(place));
+        for place in touched {
+            if self.lines.get(&place).is_some_and(|line| line.items.is_empty()) {
+                self.lines.remove(&place);
+            }
+            self.make_ready(place);
+        }
+        found
     }
 
     /// Lets a line call, unless it does, or waits already.
-    fn make_ready(&mut self, place: Place) {
+    fn make_ready(&mut self, place: LaneId) {
         if let Some(line) = self.lines.get_mut(&place)
             && line.called == 0
             && !line.waits
@@ -209,7 +230,7 @@ impl Caller {
     }
 
     /// Forgets a call that was not answered with yes; returns whose it was.
-    fn close(&mut self, id: u32) -> Option<Place> {
+    fn close(&mut self, id: u32) -> Option<LaneId> {
         let call = self.calls.remove(&id)?;
         if let Some(line) = self.lines.get_mut(&call.place) {
             line.called = 0;
@@ -218,8 +239,8 @@ impl Caller {
     }
 
     /// Forgets calls that were not answered; returns whose they were.
-    fn close_all(&mut self, is_over: impl Fn(&Call) -> bool) -> Vec<Place> {
-        let places: Vec<Place> =
+    fn close_all(&mut self, is_over: impl Fn(&Call) -> bool) -> Vec<LaneId> {
+        let places: Vec<LaneId> =
             self.calls.extract_if(|_, call| is_over(call)).map(|(_, call)| call.place).collect();
         for place in &places {
             if let Some(line) = self.lines.get_mut(place) {
@@ -247,7 +268,7 @@ impl Caller {
     }
 
     /// Lets a line pause after a call in vain.
-    fn fail(&mut self, place: Place, cause: String) {
+    fn fail(&mut self, place: LaneId, cause: String) {
         let Some(line) = self.lines.get_mut(&place) else { return };
         self.failing += usize::from(line.attempts == 0);
         line.attempts = line.attempts.saturating_add(1);
@@ -306,6 +327,7 @@ impl Caller {
             let Some(place) = self.ready.pop_front() else { return };
             let Some(line) = self.lines.get_mut(&place) else { continue };
             self.last = self.last.checked_add(1).unwrap_or(1);
+            let Some(port) = line.items.front().map(|item| item.batch.port) else { continue };
             let (id, portion) = (self.last, line.portion());
             let request = call::request(id, line.items.iter().take(portion));
             let sent = self.client.send(name.as_str(), &request, false);
@@ -314,7 +336,8 @@ impl Caller {
                     let events = line.items.iter().take(portion).map(|item| item.events().count()).sum();
                     (line.waits, line.called) = (false, portion);
                     let due = Instant::now() + self.hand.consumer.answer_within;
-                    self.calls.insert(id, Call { place, events, to: member.map(|member| member.id), due });
+                    let to = member.map(|member| member.id);
+                    self.calls.insert(id, Call { place, port, events, to, due });
                     self.core.counters.consumer_calls.add(1);
                 }
                 Ok(Err(_)) => {

@@ -29,15 +29,16 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// How many of the first batches one call takes.
+    /// How many of the first batches one call takes: of one port, and of one stream.
     pub(super) fn portion(&self) -> usize {
         let stream = |item: &Item| item.batch.events.numbers.as_ref().map(|numbers| numbers.stream);
-        let first = self.items.front().map(stream);
+        let whose = |item: &Item| (item.batch.port, stream(item));
+        let first = self.items.front().map(whose);
         let (mut events, mut bytes) = (0, 0);
         let fits = |item: &&Item| {
             events += item.batch.events.len();
             bytes += item.batch.events.payload_bytes();
-            events <= EVENTS && bytes <= BYTES && Some(stream(item)) == first
+            events <= EVENTS && bytes <= BYTES && Some(whose(item)) == first
         };
         self.items.iter().take_while(fits).count().max(1)
     }

@@ -15,6 +15,7 @@
 //! consumer. Queues here hold what the credit of sessions lets in flight, and no more.
 
 use std::{
+    collections::HashSet,
     mem,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -23,7 +24,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{
     bus::{
-        Consumer,
+        Consumer, LaneId,
         embedded::{
             ledger::{Pending, Returns},
             resolve::Resolved,
@@ -80,13 +81,16 @@ impl Hands {
     }
 
     /// Tells the batches of a port that they are withdrawn; when this returns, no hand calls anybody with them any more.
-    pub(super) async fn withdraw(&self, port: u64) {
+    /// They are in some of `lanes`; returns the lane of each.
+    pub(super) async fn withdraw(&self, port: u64, lanes: &HashSet<LaneId>) -> Vec<LaneId> {
+        let mut found = Vec::new();
         for hand in &self.0 {
             let (done, withdrawn) = oneshot::channel();
-            hand.send(Errand::Withdraw { port, done });
+            hand.send(Errand::Withdraw { port, lanes: lanes.clone(), done });
             // An error means that its caller has ended, and all it held with it.
-            withdrawn.await.unwrap_or_default();
+            found.extend(withdrawn.await.unwrap_or_default());
         }
+        found
     }
 }
 
@@ -106,8 +110,8 @@ pub(super) struct Hand {
 enum Errand {
     /// Let the consumer take a batch.
     Take(Box<Item>),
-    /// Forget the batches of a port, then tell.
-    Withdraw { port: u64, done: oneshot::Sender<()> },
+    /// Forget the batches of a port, then tell the lane of each.
+    Withdraw { port: u64, lanes: HashSet<LaneId>, done: oneshot::Sender<Vec<LaneId>> },
 }
 
 impl Hand {

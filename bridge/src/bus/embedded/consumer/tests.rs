@@ -10,7 +10,7 @@ use tokio::time;
 use super::*;
 use crate::{
     bus::{
-        Broker, Bus, BusName, Port, Routes, Rule, Subscription, Taken, Ticket,
+        Broker, Bus, BusName, LaneId, Port, Routes, Rule, Subscription, Taken, Ticket,
         embedded::{
             Config, Embedded,
             broker::{Client, Queue},
@@ -329,7 +329,7 @@ async fn no_more_calls_are_open_than_the_window_allows_and_one_a_lane() {
     let mut engine = bench.engine().await;
     let port = bench.port("a").await;
     let mut tickets: Vec<_> =
-        (0..3).map(|lane| port.try_submit(lane, one("events.a", &lane.to_string())).unwrap()).collect();
+        (0..3).map(|n| port.try_submit(LaneId::new(), one("events.a", &n.to_string())).unwrap()).collect();
     let (first, second) = (engine.asked().await, engine.asked().await);
     assert_eq!((first.payloads(), second.payloads()), (vec!["0"], vec!["1"]));
     assert!(engine.is_not_asked().await);
@@ -349,10 +349,10 @@ async fn a_refused_lane_does_not_hold_up_the_others() {
     let bench = bench(ENGINE);
     let mut engine = bench.engine().await;
     let port = bench.port("a").await;
-    let mut bad = port.try_submit(1, one("events.a", "bad")).unwrap();
+    let mut bad = port.try_submit(LaneId::new(), one("events.a", "bad")).unwrap();
     let asked = engine.asked().await;
     engine.refuse(&asked).await;
-    let good = port.try_submit(2, one("events.a", "good")).unwrap();
+    let good = port.try_submit(LaneId::new(), one("events.a", "good")).unwrap();
     loop {
         let asked = engine.asked().await;
         if asked.payloads() == ["good"] {
@@ -380,7 +380,7 @@ async fn what_is_behind_a_consumer_in_its_lane_does_not_overtake() {
     let mixed = port.submit(mixed).await.unwrap();
     let mut behind = port.submit(one("control.a", "3")).await.unwrap();
     let last = port.submit(one("events.a", "4")).await.unwrap();
-    let elsewhere = port.try_submit(1, one("control.a", "0")).unwrap();
+    let elsewhere = port.try_submit(LaneId::new(), one("control.a", "0")).unwrap();
     let asked = engine.asked().await;
     assert_eq!(asked.payloads(), ["2"], "its own topics only");
     let mut heard = Vec::new();
@@ -458,4 +458,78 @@ async fn batches_of_a_closed_port_are_withdrawn_and_nobody_is_called_with_them_a
     assert_eq!(asked.payloads(), ["3"]);
     engine.take(&asked).await;
     assert_eq!(soon(ticket).await, Taken::All);
+}
+
+#[tokio::test]
+async fn a_lane_of_several_ports_is_called_in_its_order_for_one_port_at_a_time() {
+    let bench = bench(ENGINE);
+    let mut engine = bench.engine().await;
+    let mut other = bench.hear("other", "#").await;
+    let (one_port, other_port) = (near(&bench, "a").await, near(&bench, "b").await);
+    let lane = LaneId::new();
+    let mut tickets = Vec::new();
+    for (port, payload) in [(&one_port, "1"), (&other_port, "2"), (&one_port, "3"), (&one_port, "4")] {
+        tickets.push(port.try_submit(lane, one("events.a", payload)).unwrap());
+    }
+    let mut after = other_port.try_submit(lane, one("control.a", "5")).unwrap();
+    let mut calls = 0;
+    let mut taken = Vec::new();
+    while taken.len() < 4 {
+        assert!(stays_open(&mut after).await);
+        let asked = engine.asked().await;
+        assert!(engine.is_not_asked().await, "of one lane one call is open");
+        taken.extend(asked.payloads().into_iter().map(str::to_owned));
+        calls += 1;
+        engine.take(&asked).await;
+    }
+    assert_eq!((taken.join(" ").as_str(), calls), ("1 2 3 4", 3));
+    let mut heard = Vec::new();
+    while heard.len() < 5 {
+        assert!(soon(other.next(&mut heard, 1)).await);
+    }
+    other.taken();
+    let order: Vec<_> = heard.iter().map(|message| message.payload[0]).collect();
+    assert_eq!(order, b"12345");
+    for ticket in tickets.into_iter().chain([after]) {
+        assert_eq!(soon(ticket).await, Taken::All);
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_closes_lets_the_others_of_its_lane_go_on() {
+    let bench = bench(ENGINE);
+    let mut engine = bench.engine().await;
+    let mut other = bench.hear("other", "control.#").await;
+    let (one_port, other_port) = (near(&bench, "a").await, near(&bench, "b").await);
+    let lane = LaneId::new();
+    let called = one_port.try_submit(lane, one("events.a", "1")).unwrap();
+    let asked = engine.asked().await;
+    let waits = one_port.try_submit(lane, one("events.a", "2")).unwrap();
+    let behind = other_port.try_submit(lane, one("events.a", "3")).unwrap();
+    let last = other_port.try_submit(lane, one("control.a", "4")).unwrap();
+    engine.refuse(&asked).await;
+    bench.until_held("refused").await;
+    soon(one_port.close()).await;
+    assert_eq!(
+        (called.now_or_never(), waits.now_or_never()),
+        (Some(Taken::Withdrawn), Some(Taken::Withdrawn))
+    );
+    let mut asked = engine.asked().await;
+    while asked.payloads() == ["1"] || asked.payloads() == ["1", "2"] {
+        // Made before the port was closed.
+        asked = engine.asked().await;
+    }
+    assert_eq!(asked.payloads(), ["3"]);
+    engine.take(&asked).await;
+    let mut heard = Vec::new();
+    assert!(soon(other.next(&mut heard, 1)).await);
+    assert_eq!(&heard[0].payload[..], b"4");
+    other.taken();
+    assert_eq!((soon(behind).await, soon(last).await), (Taken::All, Taken::All));
+    bench.until_free().await;
+}
+
+/// A port that shares lanes with others of its kind.
+async fn near(bench: &Bench, called: &str) -> Port {
+    soon(bench.bus.port_near(&name(called), 1)).await.unwrap()
 }

@@ -1,14 +1,14 @@
 //! How a port ends.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::Arc,
 };
 
 use tokio::sync::oneshot;
 
 use crate::bus::{
-    Taken,
+    LaneId, Taken,
     embedded::{
         barrier::Barrier,
         lane::{Lane, Speaker},
@@ -33,21 +33,30 @@ impl Publisher {
     pub(super) async fn withdraw(
         &mut self,
         port: u64,
-        lanes: HashMap<u64, Lane>,
+        lanes: HashSet<LaneId>,
         unsettled: VecDeque<Arc<Barrier<Ledger>>>,
     ) {
-        if lanes.values().any(Lane::is_away) {
-            self.core.hands.withdraw(port).await;
+        if lanes.iter().any(|id| self.lanes.get(id).is_some_and(Lane::is_away)) {
+            for id in self.core.hands.withdraw(port, &lanes).await {
+                if let Some(lane) = self.lanes.get_mut(&id) {
+                    lane.forget();
+                }
+            }
         }
-        self.blocked.retain(|blocked| blocked.0 != port);
-        for lane in lanes.into_values() {
-            self.show_hold(lane.held, None);
-            lane.waiting.into_iter().for_each(|batch| batch.tell(Taken::Withdrawn));
+        for id in &lanes {
+            let Some(lane) = self.lanes.get_mut(id) else { continue };
+            let (of_port, was_next) = lane.withdraw(port);
+            let held = lane.held.take_if(|_| was_next);
+            self.show_hold(held, None);
+            for batch in of_port {
+                batch.tell(Taken::Withdrawn);
+            }
         }
         for barrier in unsettled {
             barrier.outcome().withdraw(port);
         }
-        // Returns of this port find it gone; those of others take their places.
+        // Returns of this port find it gone; those of others take their places, and what waited behind it may go.
         self.take_back().await;
+        self.attempt(lanes).await;
     }
 }

@@ -2,12 +2,12 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BinaryHeap, HashSet},
     mem,
 };
 
 use crate::bus::{
-    Taken,
+    LaneId, Taken,
     embedded::{
         lane::{Lane, Wait},
         ledger::Pending,
@@ -16,13 +16,32 @@ use crate::bus::{
 };
 
 impl Publisher {
+    /// The lane, in which something of the port is going to wait; `None` if the port is no more.
+    pub(super) fn enter(&mut self, port: u64, id: LaneId) -> Option<&mut Lane> {
+        self.ports.get_mut(&port)?.lanes.insert(id);
+        let lane = self.lanes.entry(id).or_default();
+        lane.ports.insert(port);
+        Some(lane)
+    }
+
+    /// Puts a batch to its place among those of its lane.
+    pub(super) fn keep(&mut self, batch: Pending) {
+        match self.enter(batch.port, batch.lane) {
+            Some(lane) => lane.insert(batch),
+            None => batch.tell(Taken::Withdrawn),
+        }
+    }
+
     /// Puts a batch back where it came from: in front of its lane.
     pub(super) fn keep_back(&mut self, batch: Pending, wait: &Wait) {
-        let Some(speaker) = self.ports.get_mut(&batch.port) else {
-            return batch.tell(Taken::Withdrawn);
-        };
-        let lane = speaker.lanes.entry(batch.lane).or_default();
-        lane.waiting.push_front(batch);
+        let id = batch.lane;
+        self.keep(batch);
+        match wait {
+            // Those that come back will wake it.
+            Wait::Away => {}
+            Wait::Full | Wait::Older | Wait::Settling | Wait::Unheard(_) => drop(self.blocked.insert(id)),
+        }
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
         let held = match wait {
             Wait::Unheard(route) => Some(*route),
             Wait::Settling => lane.held,
@@ -45,99 +64,86 @@ impl Publisher {
 
     /// Takes batches back, and lets all that wait try again; where only consumers gave some back, just their lanes.
     pub(super) async fn take_back(&mut self) {
-        let (lost, consumed) = self.put_back();
+        let (lost, mut lanes) = self.put_back();
         if lost {
-            self.resume().await;
-        } else {
-            self.attempt(consumed).await;
+            lanes.extend(mem::take(&mut self.blocked));
         }
+        self.attempt(lanes).await;
     }
 
     /// Takes batches back that were published to members which are gone, or that their consumer has taken, each to its place
-    /// in its lane. Returns whether there are some of the former, and the lanes of the latter.
-    fn put_back(&mut self) -> (bool, VecDeque<(u64, u64)>) {
-        let (mut lost, mut consumed) = (0, VecDeque::new());
+    /// in its lane. Returns whether there are some of the former, and the lanes of all.
+    pub(super) fn put_back(&mut self) -> (bool, HashSet<LaneId>) {
+        let (mut lost, mut lanes) = (0, HashSet::new());
         for mut batch in self.returns.take() {
-            let at = (batch.port, batch.lane);
-            let was_taken = batch.consumed.arrive();
-            lost += u64::from(!was_taken);
-            let Some(speaker) = self.ports.get_mut(&batch.port) else {
-                batch.tell(Taken::Withdrawn);
-                continue;
-            };
-            let lane = speaker.lanes.entry(batch.lane).or_default();
-            if was_taken {
+            lanes.insert(batch.lane);
+            if !batch.consumed.arrive() {
+                lost += 1;
+            } else if let Some(lane) = self.lanes.get_mut(&batch.lane) {
                 lane.welcome(batch.order);
             }
-            lane.insert(batch);
-            if was_taken && consumed.back() != Some(&at) {
-                consumed.push_back(at);
-            } else if !was_taken && !self.blocked.contains(&at) {
-                self.blocked.push_back(at);
-            }
+            self.keep(batch);
         }
         self.core.counters.resubmitted.add(lost);
-        (lost > 0, consumed)
+        (lost > 0, lanes)
     }
 
     /// Lets every blocked lane try again.
     pub(super) async fn resume(&mut self) {
-        let places = mem::take(&mut self.blocked);
-        self.attempt(places).await;
+        let lanes = mem::take(&mut self.blocked);
+        self.attempt(lanes).await;
     }
 
-    /// Lets lanes try again, the oldest batch of all of them first: a stream may speak through several ports.
-    async fn attempt(&mut self, places: VecDeque<(u64, u64)>) {
+    /// Lets lanes try again, the oldest batch of all of them first.
+    pub(super) async fn attempt(&mut self, lanes: HashSet<LaneId>) {
         let mut groups = Vec::new();
-        let mut oldest = BinaryHeap::with_capacity(places.len());
-        for place in places {
-            self.queue(place, &mut oldest);
+        let mut oldest = BinaryHeap::with_capacity(lanes.len());
+        for id in lanes {
+            self.queue(id, &mut oldest);
         }
-        while let Some(Reverse((_, place))) = oldest.pop() {
+        while let Some(Reverse((_, id))) = oldest.pop() {
             // It may be here twice, if some of its batches came back meanwhile.
-            let Some(batch) = self.lane(place).and_then(|lane| lane.waiting.pop_front()) else { continue };
+            let Some(batch) = self.lanes.get_mut(&id).and_then(|lane| lane.waiting.pop_front()) else {
+                continue;
+            };
             if let Some((batch, wait)) = self.publish(batch, &mut groups).await {
                 self.keep_back(batch, &wait);
-                match wait {
-                    // To their places, maybe before this one; all try again, for they have woken the task.
-                    Wait::Older => {
-                        for consumed in self.put_back().1 {
-                            self.queue(consumed, &mut oldest);
-                        }
-                        self.queue(place, &mut oldest);
+                if matches!(wait, Wait::Older) {
+                    // To their places, maybe before this one.
+                    self.blocked.remove(&id);
+                    for returned in self.put_back().1 {
+                        self.queue(returned, &mut oldest);
                     }
-                    // Those that come back will wake it.
-                    Wait::Away => {}
-                    Wait::Full | Wait::Settling | Wait::Unheard(_) if self.blocked.contains(&place) => {}
-                    Wait::Full | Wait::Settling | Wait::Unheard(_) => self.blocked.push_back(place),
+                    self.queue(id, &mut oldest);
                 }
             } else {
-                self.queue(place, &mut oldest);
+                self.queue(id, &mut oldest);
             }
         }
         self.post(groups);
     }
 
     /// Notes when the oldest batch of a lane came; one in which nothing waits is seen to.
-    fn queue(&mut self, place: (u64, u64), oldest: &mut BinaryHeap<Reverse<(u64, (u64, u64))>>) {
-        match self.lane(place).map(|lane| lane.waiting.front().map(|batch| batch.order)) {
-            Some(Some(order)) => oldest.push(Reverse((order, place))),
-            Some(None) => self.empty(place),
+    fn queue(&mut self, id: LaneId, oldest: &mut BinaryHeap<Reverse<(u64, LaneId)>>) {
+        match self.lanes.get(&id).map(|lane| lane.waiting.front().map(|batch| batch.order)) {
+            Some(Some(order)) => oldest.push(Reverse((order, id))),
+            Some(None) => self.empty(id),
             None => {}
         }
     }
 
     /// Sees to a lane in which nothing waits any more.
-    fn empty(&mut self, place: (u64, u64)) {
-        let Some(lane) = self.lane(place) else { return };
-        let (before, away) = (lane.held.take(), lane.is_away());
-        self.show_hold(before, None);
-        if let Some(speaker) = self.ports.get_mut(&place.0).filter(|_| !away) {
-            speaker.lanes.remove(&place.1);
+    fn empty(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let (held, away) = (lane.held.take(), lane.is_away());
+        self.show_hold(held, None);
+        if away {
+            return;
         }
-    }
-
-    fn lane(&mut self, (port, lane): (u64, u64)) -> Option<&mut Lane> {
-        self.ports.get_mut(&port)?.lanes.get_mut(&lane)
+        for port in self.lanes.remove(&id).into_iter().flat_map(|lane| lane.ports) {
+            if let Some(speaker) = self.ports.get_mut(&port) {
+                speaker.lanes.remove(&id);
+            }
+        }
     }
 }
