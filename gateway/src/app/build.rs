@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, Admin, Commands, token::Tokens},
     app::{
-        Addresses, Gateway, Reception, descriptors, grpc, local::Local, orders::Orders, record, reload,
-        transports, upward::Upward, views,
+        Addresses, Gateway, Reception, descriptors, grpc, local::Local, memory, orders::Orders, record,
+        reload, transports, upward::Upward, views,
     },
     bus::{self, AuthorizedBus},
     config::{Config, Drain},
@@ -128,11 +128,11 @@ impl fmt::Display for Summary {
 
 /// Makes and binds every stage; nothing moves yet.
 pub(super) async fn bind(mut config: Config, given: Option<Arc<dyn Bus>>) -> Result<Gateway, BindError> {
+    memory::take_small_pages();
     descriptors::make_room(&mut config)?;
     let front = Lifecycle::new();
-    let mut metrics = Metrics::default();
+    let (mut metrics, mut tasks) = (Metrics::default(), Tasks::default());
     let counts = Counts::register(&mut metrics);
-    let mut tasks = Tasks::default();
 
     let seen = reload::look(&config.policy.file);
     let judge = Judge::new(Policy::load(&config.policy.file)?, counts.policy);

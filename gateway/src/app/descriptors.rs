@@ -3,10 +3,17 @@
 //! Every connection is a descriptor, and the process has a limit of them. Admin, local clients and files are counted first;
 //! what is left is for the federation port, whose caps are lowered if it is not enough. So a flood can never take the
 //! descriptors of the admin listener.
+//!
+//! Linux keeps the descriptors of a process in a table that it doubles when it is full. Where there are several threads it
+//! then waits until no processor can still see the old one: 10 to 20 ms in which the accepting worker does nothing, at 256,
+//! 512, 1024 connections and so on. So the table is made as large as it may become before anybody comes.
 
-use std::num::NonZeroUsize;
+use std::{fs::File, num::NonZeroUsize};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    io::fcntl_dupfd_cloexec,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 use crate::{app::BindError, config::Config, ingress};
 
@@ -20,6 +27,7 @@ const LEAST: usize = 16;
 pub(super) fn make_room(config: &mut Config) -> Result<(), BindError> {
     let wanted = kept(config).saturating_add(port(&config.tcp));
     let limit = raise(wanted);
+    widen(wanted.min(limit));
     let left = limit.saturating_sub(kept(config));
     if left >= port(&config.tcp) {
         return Ok(());
@@ -86,9 +94,35 @@ fn raise(wanted: usize) -> usize {
     }
 }
 
+/// Makes the table of descriptors wide enough for so many. It costs eight bytes for each.
+fn widen(count: usize) {
+    let highest = i32::try_from(count.saturating_sub(1)).unwrap_or(i32::MAX);
+    let widened = File::open("/dev/null").and_then(|file| Ok(fcntl_dupfd_cloexec(file, highest)?));
+    if let Err(error) = widened {
+        // It grows when it has to.
+        tracing::debug!(%error, count, "could not widen the table of file descriptors");
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_table_is_widened_and_nothing_stays_open() {
+        let size = || {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+            line.trim().parse::<usize>().unwrap()
+        };
+        let wanted = raise(3000).min(3000);
+        widen(wanted);
+        assert!(size() >= wanted, "{}", size());
+        assert!(!std::path::Path::new(&format!("/proc/self/fd/{}", wanted - 1)).exists());
+    }
 
     #[test]
     fn caps_are_lowered_to_what_is_left_and_no_further() {

@@ -42,6 +42,8 @@ mod grpc;
 
 mod local;
 
+mod memory;
+
 mod orders;
 
 mod record;
