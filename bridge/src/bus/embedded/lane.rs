@@ -59,14 +59,15 @@ impl Lane {
         self.waiting.insert(place, batch);
     }
 
-    /// Takes out what waits of a port; returns it, and whether the oldest of all is among it.
-    pub(super) fn withdraw(&mut self, port: u64) -> (VecDeque<Pending>, bool) {
+    /// Forgets a port; returns the place of its oldest batch that waits.
+    pub(super) fn leave(&mut self, port: u64) -> Option<u64> {
         self.ports.remove(&port);
-        let is_next = self.waiting.front().is_some_and(|batch| batch.port == port);
-        let (of_port, others): (VecDeque<_>, VecDeque<_>) =
-            self.waiting.drain(..).partition(|batch| batch.port == port);
-        self.waiting = others;
-        (of_port, is_next)
+        self.waiting.iter().find(|batch| batch.port == port).map(|batch| batch.order)
+    }
+
+    /// Takes out what waits from a place on.
+    pub(super) fn cut(&mut self, since: u64) -> VecDeque<Pending> {
+        self.waiting.split_off(self.waiting.partition_point(|batch| batch.order < since))
     }
 
     /// Whether some of its batches are at a consumer.
@@ -107,7 +108,7 @@ impl Lane {
 pub(super) enum Wait {
     /// Older ones of its lane are at a consumer.
     Away,
-    /// Somebody who hears it has too much to read, or all who do are just going away, or have just unsubscribed.
+    /// Somebody who hears it has too much to read, or is just going away, or all who do have just unsubscribed.
     Full,
     /// Something older has just come back.
     Older,

@@ -99,12 +99,16 @@ impl Ledger {
         self.done.load(Ordering::Acquire)
     }
 
-    /// Tells the batches of `port` that they are withdrawn, unless they have been told or returned.
-    pub(super) fn withdraw(&self, port: u64) {
+    /// Tells the batches of `port` that they are withdrawn, unless they have been told or returned. Returns the lane and place
+    /// of each.
+    pub(super) fn withdraw(&self, port: u64) -> Vec<(LaneId, u64)> {
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        for batch in batches.extract_if(.., |batch| batch.port == port) {
+        let withdraw = |batch: Pending| {
+            let place = (batch.lane, batch.order);
             batch.tell(Taken::Withdrawn);
-        }
+            place
+        };
+        batches.extract_if(.., |batch| batch.port == port).map(withdraw).collect()
     }
 }
 

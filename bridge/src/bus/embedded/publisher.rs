@@ -33,8 +33,11 @@ use crate::bus::{
 };
 
 mod asks;
+mod broken;
 mod ends;
 mod waiting;
+
+use broken::Broken;
 
 /// Most commands of one wake-up.
 const WAKE: usize = 256;
@@ -60,6 +63,8 @@ pub(super) struct Publisher {
     ports: HashMap<u64, Speaker>,
     /// Those in which batches wait, here or at a consumer.
     lanes: HashMap<LaneId, Lane>,
+    /// Those that have lost a batch.
+    broken: Broken,
     gone: FuturesUnordered<BoxFuture<'static, u64>>,
     resolver: Resolver,
     /// Batches whose whole audience went away.
@@ -86,6 +91,7 @@ impl Publisher {
             pumps,
             ports: HashMap::new(),
             lanes: HashMap::new(),
+            broken: Broken::default(),
             gone: FuturesUnordered::new(),
             resolver: Resolver::new(Arc::clone(&core)),
             returns: Arc::default(),
@@ -161,6 +167,8 @@ impl Publisher {
                     done.send(self.answer(port, ask).await).unwrap_or_default();
                 }
                 Command::Attach { port, drum, done } => {
+                    // A port that cannot be attached ends.
+                    self.post(mem::take(&mut groups));
                     done.send(self.attach(port, drum).await).unwrap_or_default();
                 }
                 Command::Close { port, done } => {
@@ -177,10 +185,12 @@ impl Publisher {
             self.open_all();
         }
         if self.returns.any() {
-            // Older than this batch, and maybe of the same port.
+            // Older than this batch, and maybe of the same lane; and what was published in this turn may be older than what
+            // waits, and come back too.
+            self.post(mem::take(groups));
             self.take_back().await;
         }
-        if !self.ports.contains_key(&batch.port) {
+        if !self.ports.contains_key(&batch.port) || self.broken.bars(batch.lane, batch.order) {
             return batch.tell(Taken::Withdrawn);
         }
         let lane = batch.lane;
@@ -190,9 +200,10 @@ impl Publisher {
         if let Some((batch, wait)) = self.publish(batch, groups).await {
             self.keep_back(batch, &wait);
             if matches!(wait, Wait::Older) {
-                let (_, returned) = self.put_back();
-                self.blocked.extend(returned);
-                self.resume().await;
+                let (_, mut returned) = self.put_back();
+                self.blocked.remove(&lane);
+                returned.insert(lane);
+                self.attempt(returned).await;
             }
         }
     }
@@ -218,9 +229,9 @@ impl Publisher {
         // Asked after the table: whoever is no longer in it has been closed before.
         if is_broken(groups) {
             self.post(mem::take(groups));
-            if self.returns.any() {
-                return Some((batch, Wait::Older));
-            }
+        }
+        if self.returns.any() {
+            return Some((batch, Wait::Older));
         }
         let speaker = self.ports.get_mut(&batch.port)?;
         put(&self.core, &mut speaker.client, &batch.events, &topics).await;

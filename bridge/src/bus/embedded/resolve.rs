@@ -57,7 +57,8 @@ impl Resolved {
 
     /// Whether it should not be published now: the table will stir when it may.
     pub(super) fn must_wait(&self) -> bool {
-        let gone = !self.audience.is_empty() && self.audience.iter().all(|member| member.is_closed());
+        // Of what he was to take, something may still be on its way back.
+        let gone = self.audience.iter().any(|member| member.is_closed());
         let counts = |member: &&Arc<Member>| member.holds_up() || self.confirm == Confirm::Socket;
         gone || self.audience.iter().filter(counts).any(|member| member.is_full())
     }
@@ -167,7 +168,7 @@ impl Resolver {
 mod tests {
     use super::*;
     use crate::bus::embedded::{
-        broker::{Broker, Engine},
+        broker::{Broker, Client, Engine},
         member::Kind,
     };
 
@@ -205,5 +206,22 @@ mod tests {
         assert_eq!(rest.audience.iter().map(|member| member.id).collect::<Vec<_>>(), [1]);
         assert!(delivered(one).is_none(), "nobody is left to confirm it");
         assert!(delivered(resolved(&[])).is_some(), "nobody was to hear it");
+    }
+
+    #[tokio::test]
+    async fn while_one_of_many_is_going_nothing_is_published_past_what_he_did_not_take() {
+        let mut broker = Broker::new(Engine::default());
+        let mut clients = Vec::new();
+        for name in ["stays", "leaves"] {
+            clients.push(broker.register(name, 16).await.unwrap());
+        }
+        let member = |(client, id): (&mut Client, u64)| {
+            Arc::new(Member::new(id, "member".into(), client.take_queue().unwrap(), (Kind::Door, 1)))
+        };
+        let members: Vec<_> = clients.iter_mut().zip(1..).map(member).collect();
+        let both = resolved(&members);
+        assert!(!both.must_wait());
+        members[1].close();
+        assert!(both.must_wait());
     }
 }

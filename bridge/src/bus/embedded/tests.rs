@@ -475,24 +475,45 @@ async fn a_lane_keeps_its_order_through_all_its_ports() {
 }
 
 #[tokio::test]
-async fn what_waits_for_another_port_of_its_lane_goes_when_that_closes() {
+async fn a_lane_that_has_lost_a_batch_goes_no_further_through_any_port() {
     let (bench, [one_port, other]) = neighbours().await;
     let mut engine = bench.hear("engine", "events.#").await;
     let lane = LaneId::new();
+    let before = other.try_submit(lane, one("events.a", "0")).unwrap();
     let held = one_port.try_submit(lane, one("telemetry.a", "1")).unwrap();
     let mut behind = other.try_submit(lane, one("events.a", "2")).unwrap();
     let beside = other.try_submit(other.lane(), one("events.a", "3")).unwrap();
+    assert_eq!(payloads(&next(&mut engine, 1).await), ["0"]);
     assert_eq!(payloads(&next(&mut engine, 1).await), ["3"]);
     engine.taken();
-    assert_eq!(soon(beside).await, Taken::All);
+    assert_eq!((soon(before).await, soon(beside).await), (Taken::All, Taken::All));
     assert!(stays_open(&mut behind).await, "it passed what came before it");
     assert!(!bench.held().is_empty());
     soon(one_port.close()).await;
-    assert_eq!(held.now_or_never(), Some(Taken::Withdrawn));
-    assert_eq!(payloads(&next(&mut engine, 1).await), ["2"]);
-    engine.taken();
-    assert_eq!(soon(behind).await, Taken::All);
+    assert_eq!(
+        (held.now_or_never(), behind.now_or_never()),
+        (Some(Taken::Withdrawn), Some(Taken::Withdrawn))
+    );
     assert!(bench.held().is_empty());
+    let later = other.try_submit(lane, one("events.a", "4")).unwrap();
+    let own = other.try_submit(other.lane(), one("events.a", "5")).unwrap();
+    assert_eq!(soon(later).await, Taken::Withdrawn);
+    assert_eq!(payloads(&next(&mut engine, 1).await), ["5"]);
+    engine.taken();
+    assert_eq!(soon(own).await, Taken::All);
+}
+
+#[tokio::test]
+async fn what_was_published_but_not_taken_counts_as_lost_when_its_port_closes() {
+    let (bench, [one_port, other]) = neighbours().await;
+    let mut engine = bench.hear("engine", "events.#").await;
+    let lane = LaneId::new();
+    let published = one_port.try_submit(lane, one("events.a", "1")).unwrap();
+    assert_eq!(payloads(&next(&mut engine, 1).await), ["1"]);
+    soon(one_port.close()).await;
+    assert_eq!(published.now_or_never(), Some(Taken::Withdrawn));
+    let later = other.try_submit(lane, one("events.a", "2")).unwrap();
+    assert_eq!(soon(later).await, Taken::Withdrawn);
 }
 
 #[tokio::test]

@@ -171,36 +171,28 @@ impl Caller {
         }
     }
 
-    /// Takes the batches of a port out of its lanes' lines; returns the lane of each.
-    fn withdraw(&mut self, port: u64, lanes: &HashSet<LaneId>) -> Vec<LaneId> {
+    /// Takes the batches of a port out of its lanes' lines, and all that came after them; returns the lane and place of each.
+    fn withdraw(&mut self, port: u64, lanes: &HashSet<LaneId>) -> Vec<(LaneId, u64)> {
         self.close_all(|call| call.port == port);
-        let (mut found, mut touched) = (Vec::new(), Vec::new());
+        let (mut withdrawn, mut ended) = (Vec::new(), HashSet::new());
         for place in lanes {
             let Some(line) = self.lines.get_mut(place) else { continue };
-            let was_next = line.items.front().is_some_and(|item| item.batch.port == port);
-            let (of_port, others): (VecDeque<_>, VecDeque<_>) =
-                line.items.drain(..).partition(|item| item.batch.port == port);
-            line.items = others;
-            if was_next {
-                // It was what the line called and paused for.
+            let Some(first) = line.items.iter().position(|item| item.batch.port == port) else { continue };
+            for Item { batch, .. } in line.items.drain(first..) {
+                withdrawn.push((*place, batch.order));
+                batch.tell(Taken::Withdrawn);
+            }
+            if line.items.is_empty() {
                 self.failing -= usize::from(line.attempts > 0);
-                (line.attempts, line.waits) = (0, false);
-                touched.push(*place);
-            }
-            found.extend(of_port.iter().map(|_| *place));
-            for item in of_port {
-                item.batch.tell(Taken::Withdrawn);
+                self.lines.remove(place);
+                ended.insert(*place);
             }
         }
-        self.ready.retain(|place| !touched.contains(place));
-        self.pausing.retain(|(_, place)| !touched.contains(place));
-        for place in touched {
-            if self.lines.get(&place).is_some_and(|line| line.items.is_empty()) {
-                self.lines.remove(&place);
-            }
-            self.make_ready(place);
+        if !ended.is_empty() {
+            self.ready.retain(|place| !ended.contains(place));
+            self.pausing.retain(|(_, place)| !ended.contains(place));
         }
-        found
+        withdrawn
     }
 
     /// Lets a line call, unless it does, or waits already.

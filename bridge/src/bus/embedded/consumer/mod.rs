@@ -80,9 +80,9 @@ impl Hands {
         }
     }
 
-    /// Tells the batches of a port that they are withdrawn; when this returns, no hand calls anybody with them any more.
-    /// They are in some of `lanes`; returns the lane of each.
-    pub(super) async fn withdraw(&self, port: u64, lanes: &HashSet<LaneId>) -> Vec<LaneId> {
+    /// Tells the batches of a port, and what came after them in the same lane, that they are withdrawn; when this returns, no hand
+    /// calls anybody with them any more. They are in some of `lanes`; returns the lane and place of each.
+    pub(super) async fn withdraw(&self, port: u64, lanes: &HashSet<LaneId>) -> Vec<(LaneId, u64)> {
         let mut found = Vec::new();
         for hand in &self.0 {
             let (done, withdrawn) = oneshot::channel();
@@ -110,8 +110,8 @@ pub(super) struct Hand {
 enum Errand {
     /// Let the consumer take a batch.
     Take(Box<Item>),
-    /// Forget the batches of a port, then tell the lane of each.
-    Withdraw { port: u64, lanes: HashSet<LaneId>, done: oneshot::Sender<Vec<LaneId>> },
+    /// Forget the batches of a port and what came after them, then tell the lane and place of each.
+    Withdraw { port: u64, lanes: HashSet<LaneId>, done: oneshot::Sender<Vec<(LaneId, u64)>> },
 }
 
 impl Hand {

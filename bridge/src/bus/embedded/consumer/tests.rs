@@ -496,37 +496,58 @@ async fn a_lane_of_several_ports_is_called_in_its_order_for_one_port_at_a_time()
 }
 
 #[tokio::test]
-async fn a_port_that_closes_lets_the_others_of_its_lane_go_on() {
+async fn what_came_after_a_withdrawn_batch_is_not_given_to_the_consumer() {
     let bench = bench(ENGINE);
     let mut engine = bench.engine().await;
     let mut other = bench.hear("other", "control.#").await;
-    let (one_port, other_port) = (near(&bench, "a").await, near(&bench, "b").await);
+    let ports = [near(&bench, "a").await, near(&bench, "b").await];
     let lane = LaneId::new();
-    let called = one_port.try_submit(lane, one("events.a", "1")).unwrap();
+    let submit = |port: usize, topic, payload| ports[port].try_submit(lane, one(topic, payload)).unwrap();
+    let first = submit(1, "events.a", "0");
+    let lost = [submit(0, "events.a", "1"), submit(1, "events.a", "2"), submit(1, "control.a", "3")];
     let asked = engine.asked().await;
-    let waits = one_port.try_submit(lane, one("events.a", "2")).unwrap();
-    let behind = other_port.try_submit(lane, one("events.a", "3")).unwrap();
-    let last = other_port.try_submit(lane, one("control.a", "4")).unwrap();
-    engine.refuse(&asked).await;
-    bench.until_held("refused").await;
-    soon(one_port.close()).await;
-    assert_eq!(
-        (called.now_or_never(), waits.now_or_never()),
-        (Some(Taken::Withdrawn), Some(Taken::Withdrawn))
-    );
-    let mut asked = engine.asked().await;
-    while asked.payloads() == ["1"] || asked.payloads() == ["1", "2"] {
-        // Made before the port was closed.
-        asked = engine.asked().await;
+    assert_eq!(asked.payloads(), ["0"]);
+    soon(ports[0].close()).await;
+    for ticket in lost {
+        assert_eq!(ticket.now_or_never(), Some(Taken::Withdrawn));
     }
-    assert_eq!(asked.payloads(), ["3"]);
     engine.take(&asked).await;
+    assert_eq!(soon(first).await, Taken::All);
+    assert!(engine.is_not_asked().await);
+    let own = ports[1].submit(one("control.a", "4")).await.unwrap();
     let mut heard = Vec::new();
     assert!(soon(other.next(&mut heard, 1)).await);
     assert_eq!(&heard[0].payload[..], b"4");
     other.taken();
-    assert_eq!((soon(behind).await, soon(last).await), (Taken::All, Taken::All));
+    assert_eq!(soon(own).await, Taken::All);
+}
+
+#[tokio::test]
+async fn a_lane_whose_refused_batch_is_withdrawn_is_no_trouble_any_more() {
+    let bench = bench(ENGINE);
+    let mut engine = bench.engine().await;
+    let ports = [near(&bench, "a").await, near(&bench, "b").await];
+    let lane = LaneId::new();
+    let refused = ports[0].try_submit(lane, one("events.a", "1")).unwrap();
+    let behind = ports[1].try_submit(lane, one("events.a", "2")).unwrap();
+    let asked = engine.asked().await;
+    engine.refuse(&asked).await;
+    bench.until_held("refused").await;
+    soon(ports[0].close()).await;
+    assert_eq!(
+        (refused.now_or_never(), behind.now_or_never()),
+        (Some(Taken::Withdrawn), Some(Taken::Withdrawn))
+    );
     bench.until_free().await;
+    let ticket = ports[1].submit(one("events.a", "3")).await.unwrap();
+    let mut asked = engine.asked().await;
+    while asked.payloads() == ["1"] {
+        // Called before the port was closed.
+        asked = engine.asked().await;
+    }
+    assert_eq!(asked.payloads(), ["3"]);
+    engine.take(&asked).await;
+    assert_eq!(soon(ticket).await, Taken::All);
 }
 
 /// A port that shares lanes with others of its kind.

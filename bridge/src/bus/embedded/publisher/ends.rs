@@ -29,15 +29,20 @@ impl Publisher {
         self.core.leave();
     }
 
-    /// Tells the tickets of a port that is no more.
+    /// Tells the tickets of a port that is no more, and of whatever came after something of it in the same lane.
     pub(super) async fn withdraw(
         &mut self,
         port: u64,
         lanes: HashSet<LaneId>,
         unsettled: VecDeque<Arc<Barrier<Ledger>>>,
     ) {
+        // First, so that nothing of it comes back from there.
+        for (lane, place) in unsettled.iter().flat_map(|barrier| barrier.outcome().withdraw(port)) {
+            self.broken.note(lane, place);
+        }
         if lanes.iter().any(|id| self.lanes.get(id).is_some_and(Lane::is_away)) {
-            for id in self.core.hands.withdraw(port, &lanes).await {
+            for (id, place) in self.core.hands.withdraw(port, &lanes).await {
+                self.broken.note(id, place);
                 if let Some(lane) = self.lanes.get_mut(&id) {
                     lane.forget();
                 }
@@ -45,18 +50,17 @@ impl Publisher {
         }
         for id in &lanes {
             let Some(lane) = self.lanes.get_mut(id) else { continue };
-            let (of_port, was_next) = lane.withdraw(port);
-            let held = lane.held.take_if(|_| was_next);
-            self.show_hold(held, None);
-            for batch in of_port {
+            if let Some(place) = lane.leave(port) {
+                self.broken.note(*id, place);
+            }
+            let Some(since) = self.broken.since(*id) else { continue };
+            for batch in lane.cut(since) {
                 batch.tell(Taken::Withdrawn);
             }
         }
-        for barrier in unsettled {
-            barrier.outcome().withdraw(port);
-        }
-        // Returns of this port find it gone; those of others take their places, and what waited behind it may go.
+        // Returns of this port find it gone; those of others take their places, if nothing before them was withdrawn.
         self.take_back().await;
+        // Lanes that are empty now are seen to.
         self.attempt(lanes).await;
     }
 }

@@ -24,8 +24,11 @@ impl Publisher {
         Some(lane)
     }
 
-    /// Puts a batch to its place among those of its lane.
+    /// Puts a batch to its place among those of its lane, unless something older was withdrawn.
     pub(super) fn keep(&mut self, batch: Pending) {
+        if self.broken.bars(batch.lane, batch.order) {
+            return batch.tell(Taken::Withdrawn);
+        }
         match self.enter(batch.port, batch.lane) {
             Some(lane) => lane.insert(batch),
             None => batch.tell(Taken::Withdrawn),
@@ -36,12 +39,12 @@ impl Publisher {
     pub(super) fn keep_back(&mut self, batch: Pending, wait: &Wait) {
         let id = batch.lane;
         self.keep(batch);
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
         match wait {
             // Those that come back will wake it.
             Wait::Away => {}
             Wait::Full | Wait::Older | Wait::Settling | Wait::Unheard(_) => drop(self.blocked.insert(id)),
         }
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
         let held = match wait {
             Wait::Unheard(route) => Some(*route),
             Wait::Settling => lane.held,
@@ -134,6 +137,7 @@ impl Publisher {
 
     /// Sees to a lane in which nothing waits any more.
     fn empty(&mut self, id: LaneId) {
+        self.blocked.remove(&id);
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let (held, away) = (lane.held.take(), lane.is_away());
         self.show_hold(held, None);
