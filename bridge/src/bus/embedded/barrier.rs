@@ -17,6 +17,9 @@ use crate::transport::Timing;
 pub(crate) trait Outcome: Send + Sync + 'static {
     /// Called once; `passed` holds the ids of the members that got beyond the point.
     fn settle(&self, passed: &[u64]);
+
+    /// Called before that for each member that went away first.
+    fn missed(&self, _member: u64) {}
 }
 
 /// Nothing happens: the way was only to be timed.
@@ -38,7 +41,7 @@ impl<O: Outcome> Barrier<O> {
     pub(crate) fn raise(outcome: O) -> (Arc<Self>, Token) {
         let barrier = Arc::new(Self { left: AtomicUsize::new(1), passed: Mutex::default(), outcome });
         let own =
-            Token { barrier: Arc::clone(&barrier) as Arc<Barrier<dyn Outcome>>, member: 0, clock: None };
+            Token { barrier: Arc::clone(&barrier) as Arc<Barrier<dyn Outcome>>, member: NOBODY, clock: None };
         (barrier, own)
     }
 
@@ -48,10 +51,13 @@ impl<O: Outcome> Barrier<O> {
     }
 }
 
+/// In place of a member.
+const NOBODY: u64 = 0;
+
 /// A member's part in a [`Barrier`].
 pub(crate) struct Token {
     barrier: Arc<Barrier<dyn Outcome>>,
-    /// Whose it is; nobody's is 0.
+    /// Whose it is, until it has passed.
     member: u64,
     /// Since when it is on its way, and where that is noted once it has passed.
     clock: Option<(Instant, Arc<Timing>)>,
@@ -70,16 +76,20 @@ impl Token {
     }
 
     /// Says that this member got beyond the point.
-    pub(crate) fn pass(self) {
+    pub(crate) fn pass(mut self) {
         if let Some((since, timing)) = &self.clock {
             timing.note(since.elapsed());
         }
         self.barrier.passed.lock().unwrap_or_else(PoisonError::into_inner).push(self.member);
+        self.member = NOBODY;
     }
 }
 
 impl Drop for Token {
     fn drop(&mut self) {
+        if self.member != NOBODY {
+            self.barrier.outcome.missed(self.member);
+        }
         if self.barrier.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             let passed =
                 std::mem::take(&mut *self.barrier.passed.lock().unwrap_or_else(PoisonError::into_inner));
@@ -99,11 +109,16 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Heard(Mutex<Vec<Vec<u64>>>);
+    struct Heard(Mutex<Vec<Vec<u64>>>, Mutex<Vec<u64>>);
 
     impl Outcome for Arc<Heard> {
         fn settle(&self, passed: &[u64]) {
             self.0.lock().unwrap().push(passed.to_vec());
+        }
+
+        fn missed(&self, member: u64) {
+            assert!(self.0.lock().unwrap().is_empty());
+            self.1.lock().unwrap().push(member);
         }
     }
 
@@ -116,7 +131,7 @@ mod tests {
         first.pass();
         assert!(heard.0.lock().unwrap().is_empty());
         drop(second);
-        assert_eq!(*heard.0.lock().unwrap(), [[1]]);
+        assert_eq!((&**heard.0.lock().unwrap(), &**heard.1.lock().unwrap()), (&[vec![1]][..], &[2][..]));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::{
     mem,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -73,6 +73,12 @@ impl Pending {
         !passed.is_empty() && self.needs.iter().all(taken)
     }
 
+    /// Whether one of its topics, of several audiences, is heard by none but those who missed it.
+    fn is_lost(&self, missed: &[u64]) -> bool {
+        let gone = |topic: &Arc<Resolved>| topic.audience.iter().all(|member| missed.contains(&member.id));
+        self.needs.iter().any(gone)
+    }
+
     /// Tells the ticket; that nobody reads it any more is his own business.
     pub(super) fn tell(self, taken: Taken) {
         self.done.send(taken).unwrap_or_default();
@@ -82,16 +88,28 @@ impl Pending {
 /// Batches that one barrier stands behind.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    batches: Mutex<Vec<Pending>>,
+    held: Mutex<Held>,
     /// Set when each has been told or returned.
     done: AtomicBool,
     returns: Arc<Returns>,
     counters: Arc<Counters>,
 }
 
+#[derive(Debug)]
+struct Held {
+    batches: Vec<Pending>,
+    /// Members that went away before they took them.
+    missed: Vec<u64>,
+}
+
 impl Ledger {
     pub(super) const fn new(batches: Vec<Pending>, returns: Arc<Returns>, counters: Arc<Counters>) -> Self {
-        Self { batches: Mutex::new(batches), done: AtomicBool::new(false), returns, counters }
+        let held = Held { batches, missed: Vec::new() };
+        Self { held: Mutex::new(held), done: AtomicBool::new(false), returns, counters }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether nothing is left in it.
@@ -102,22 +120,21 @@ impl Ledger {
     /// Tells the batches of `port` that they are withdrawn, unless they have been told or returned. Returns the lane and place
     /// of each.
     pub(super) fn withdraw(&self, port: u64) -> Vec<(LaneId, u64)> {
-        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         let withdraw = |batch: Pending| {
             let place = (batch.lane, batch.order);
             batch.tell(Taken::Withdrawn);
             place
         };
-        batches.extract_if(.., |batch| batch.port == port).map(withdraw).collect()
+        self.held().batches.extract_if(.., |batch| batch.port == port).map(withdraw).collect()
     }
 }
 
 impl Outcome for Ledger {
     fn settle(&self, passed: &[u64]) {
         // Under the lock to the end, so that after `withdraw` no ticket of that port is still to be told.
-        let mut held = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held();
         let (taken, lost): (Vec<_>, Vec<_>) =
-            mem::take(&mut *held).into_iter().partition(|batch| batch.is_taken(passed));
+            mem::take(&mut held.batches).into_iter().partition(|batch| batch.is_taken(passed));
         self.counters.confirmed.add(taken.len() as u64);
         for batch in taken {
             batch.tell(Taken::All);
@@ -126,6 +143,18 @@ impl Outcome for Ledger {
             self.returns.put(lost);
         }
         self.done.store(true, Ordering::Release);
+        drop(held);
+    }
+
+    /// What can never be taken comes back at once: whoever else hears it may be slow, and what is newer must not pass it.
+    fn missed(&self, member: u64) {
+        let mut held = self.held();
+        let Held { batches, missed } = &mut *held;
+        missed.push(member);
+        let lost: Vec<_> = batches.extract_if(.., |batch| batch.is_lost(missed)).collect();
+        if !lost.is_empty() {
+            self.returns.put(lost);
+        }
         drop(held);
     }
 }

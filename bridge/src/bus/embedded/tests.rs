@@ -421,6 +421,28 @@ async fn each_topic_of_a_batch_is_taken_by_someone_who_hears_it() {
 }
 
 #[tokio::test]
+async fn a_batch_that_is_lost_to_one_audience_does_not_wait_for_another() {
+    let bench = bench(Vec::new());
+    let port = bench.port("a").await;
+    let first = bench.hear("first", "events.x.#").await;
+    let mut slow = bench.hear("slow", "events.y.#").await;
+    let mut batch = one("events.x.a", "1");
+    batch.push(&Topic::parse("events.y.a").unwrap(), Bytes::from_static(b"y"), 0);
+    let ticket = port.submit(batch).await.unwrap();
+    assert_eq!(payloads(&next(&mut slow, 1).await), ["y"]);
+    let mut second = bench.hear("second", "events.x.#").await;
+    drop(first);
+    let newer = port.submit(one("events.x.a", "2")).await.unwrap();
+    assert_eq!(payloads(&next(&mut second, 1).await), ["1"]);
+    assert_eq!(payloads(&next(&mut second, 1).await), ["2"]);
+    second.taken();
+    assert_eq!(soon(newer).await, Taken::All);
+    assert_eq!(payloads(&next(&mut slow, 1).await), ["y"], "the batch is one");
+    slow.taken();
+    assert_eq!(soon(ticket).await, Taken::All);
+}
+
+#[tokio::test]
 async fn a_held_lane_does_not_hold_up_the_others_of_its_port() {
     let bench = bench(vec![rule("telemetry.#", Confirm::Socket, Unheard::Hold)]);
     let port = bench.port("a").await;
