@@ -110,8 +110,6 @@ enum Trouble {
 /// An open call.
 struct Call {
     place: LaneId,
-    /// Of which port its batches are.
-    port: u64,
     events: usize,
     /// The consumer's place in the table when it was made.
     to: Option<u64>,
@@ -173,7 +171,6 @@ impl Caller {
 
     /// Takes the batches of a port out of its lanes' lines, and all that came after them; returns the lane and place of each.
     fn withdraw(&mut self, port: u64, lanes: &HashSet<LaneId>) -> Vec<(LaneId, u64)> {
-        self.close_all(|call| call.port == port);
         let (mut withdrawn, mut ended) = (Vec::new(), HashSet::new());
         for place in lanes {
             let Some(line) = self.lines.get_mut(place) else { continue };
@@ -188,7 +185,9 @@ impl Caller {
                 ended.insert(*place);
             }
         }
+        // A call is about the first of its line; where these stay, it goes on.
         if !ended.is_empty() {
+            self.calls.retain(|_, call| !ended.contains(&call.place));
             self.ready.retain(|place| !ended.contains(place));
             self.pausing.retain(|(_, place)| !ended.contains(place));
         }
@@ -319,7 +318,6 @@ impl Caller {
             let Some(place) = self.ready.pop_front() else { return };
             let Some(line) = self.lines.get_mut(&place) else { continue };
             self.last = self.last.checked_add(1).unwrap_or(1);
-            let Some(port) = line.items.front().map(|item| item.batch.port) else { continue };
             let (id, portion) = (self.last, line.portion());
             let request = call::request(id, line.items.iter().take(portion));
             let sent = self.client.send(name.as_str(), &request, false);
@@ -328,8 +326,7 @@ impl Caller {
                     let events = line.items.iter().take(portion).map(|item| item.events().count()).sum();
                     (line.waits, line.called) = (false, portion);
                     let due = Instant::now() + self.hand.consumer.answer_within;
-                    let to = member.map(|member| member.id);
-                    self.calls.insert(id, Call { place, port, events, to, due });
+                    self.calls.insert(id, Call { place, events, to: member.map(|member| member.id), due });
                     self.core.counters.consumer_calls.add(1);
                 }
                 Ok(Err(_)) => {
